@@ -1,0 +1,169 @@
+"""Fuse exploded scaled dot-product attention into ``Attention``.
+
+::
+
+    before   S = (a Q) @ transpose(b K) * c + mask         P = Softmax(S)         Y = P @ V
+    after    Y = Attention<scale = a b c>(Q, K, V, mask)
+
+with Q ``[B, H, S, D]``, K ``[B, H, T, D]``, V ``[B, H, T, E]``.  The scale is split over Q and K by
+``F.scaled_dot_product_attention`` in TorchScript and dynamo exports, and one ``Mul`` or ``Div`` of
+the scores in hand-written attention; any of a, b, c may be missing.  The mask is a float one that
+is added, or a Boolean one that selects between the scores and minus infinity.  Torch guards the
+softmax of a fully masked row by ``Where(IsNaN(P), 0, P)``; the op defines such rows as zero.
+
+Legality, checked on inferred shapes: rank 4; H and D static and the same in Q, K, V (the op would
+take differing heads for grouped queries; ``MatMul`` would not); one batch size; a mask that does
+not broadcast the scores, and whose last axis *is* T (the op pads a shorter mask with minus
+infinity, ``Add`` broadcasts it).  The op exists since opset 23 (ONNX operators, Attention-23).
+
+This pass is *not* part of the default pipeline for TensorRT: with quantized linear layers around
+it, exploded attention is better there.  TensorRT recognizes the exploded form itself and lets it
+emit INT8 or FP8 for the output projection; the op emits FP16 only, ignores Q/DQ on its inputs, and
+in FP32 does not build.  Run it for other runtimes, or where nothing in the block is quantized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qcompiler.graph import Graph, Shape, Tensor
+from qcompiler.match import (
+    Match,
+    Pattern,
+    any_of,
+    is_float,
+    matches,
+    number,
+    op,
+    optional,
+    put,
+    scalar,
+    value_of,
+    var,
+)
+from qcompiler.pipeline import Effect, Pass
+
+_PLACES = ("query", "key", "score")
+_SWAP = (0, 1, 3, 2)
+
+
+def _scaled(place: str) -> Callable[[Pattern], Pattern]:
+    """A step that multiplies or divides by a constant."""
+    return lambda p: any_of(
+        op("Mul")(p, scalar(f"{place}_times")), op("Div")(p, scalar(f"{place}_over"))
+    )
+
+
+def _pattern() -> Pattern:
+    query = optional(_scaled("query"), var("query"))
+    turned = op("Transpose").named("turned")
+    key = any_of(optional(_scaled("key"), turned(var("key"))), turned(_scaled("key")(var("key"))))
+    scores = optional(_scaled("score"), op("MatMul").named("scores")(query, key))
+    masked = any_of(
+        op("Add")(scores, var("bias")),
+        op("Where")(var("keep"), scores, number(-math.inf)),
+        scores,
+    )
+    soft = op("Softmax").named("soft")(masked)
+    guarded = optional(lambda p: op("Where")(op("IsNaN")(p), number(0.0), p), soft)
+    return op("MatMul")(guarded, var("value"))
+
+
+_PATTERN = _pattern()
+
+
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """``Softmax(Q K^T scale + mask) V -> Attention(Q, K, V, mask)``, from opset 23 on."""
+
+    effect: ClassVar[Effect] = Effect.EXACT
+    phase: ClassVar[str] = "prepare"
+
+    def run(self, graph: Graph) -> int:
+        """Replace every attention whose shapes prove that the op means the same."""
+        if graph.opset < 23:
+            return 0
+        return sum(_fuse(graph, found) for found in matches(graph, _PATTERN))
+
+
+def _fuse(graph: Graph, found: Match) -> bool:
+    scale = _scale(graph, found)
+    perm = _permutation(graph, found["turned"])
+    shapes = _shapes(found, perm)
+    if scale is None or perm is None or shapes is None or not found.keeps_shape("scores"):
+        return False
+    query, key, value = shapes
+    mask = found.tensors.get("bias", found.tensors.get("keep"))
+    soft = graph.producer(found["soft"])
+    last = soft is not None and soft.attrs.get("axis", -1) in (-1, 3)
+    fits = mask is None or _mask_fits(mask, [*query[:3], key[2]])
+    if not last or not fits or not _agree(query, key, value):
+        return False
+    inputs = [found["query"], _key(graph, found, perm, key), found["value"]]
+    put(graph, found, "Attention", [*inputs, mask] if mask else inputs, {"scale": scale})
+    return True
+
+
+def _scale(graph: Graph, found: Match) -> float | None:
+    """The product of all scales; the op needs a positive one, for it takes its root."""
+    scale = 1.0
+    for place in _PLACES:
+        for name, power in ((f"{place}_times", 1), (f"{place}_over", -1)):
+            if name in found.tensors:
+                scale *= (value_of(graph, found[name]) or math.nan) ** power
+    return scale if 0 < scale < math.inf else None
+
+
+def _permutation(graph: Graph, turned: Tensor) -> tuple[int, ...] | None:
+    """How the key must be transposed for the op: as it is now, but with the last axes in order."""
+    node = graph.producer(turned)
+    perm = None if node is None else node.attrs.get("perm")
+    if not isinstance(perm, Sequence) or len(perm) != 4:
+        return None
+    return tuple(int(perm[i]) for i in _SWAP)
+
+
+def _shapes(found: Match, perm: tuple[int, ...] | None) -> tuple[Shape, Shape, Shape] | None:
+    """Shapes of query, key (as the op sees it) and value, all of rank 4."""
+    query, key, value = (found[n].shape for n in (*_PLACES[:2], "value"))
+    if query is None or key is None or value is None or perm is None:
+        return None
+    if not len(query) == len(key) == len(value) == 4 or not is_float(found["query"]):
+        return None
+    return query, [key[i] for i in perm], value
+
+
+def _agree(query: Shape, key: Shape, value: Shape) -> bool:
+    static = isinstance(query[1], int) and isinstance(query[3], int) and isinstance(value[3], int)
+    heads = query[1] == key[1] == value[1]
+    batch = _same(query[0], key[0]) and _same(query[0], value[0])
+    return static and heads and batch and query[3] == key[3] and _same(key[2], value[2])
+
+
+def _same(a: int | str | None, b: int | str | None) -> bool:
+    return a is not None and a == b
+
+
+def _mask_fits(mask: Tensor, scores: Shape) -> bool:
+    """Whether a mask broadcasts to the scores without changing them, and covers every key."""
+    shape = mask.shape
+    if shape is None or not 2 <= len(shape) <= 4 or not _same(shape[-1], scores[-1]):
+        return False
+    return all(m == 1 or _same(m, s) for m, s in zip(shape[::-1], scores[::-1], strict=False))
+
+
+def _key(graph: Graph, found: Match, perm: tuple[int, ...], shape: Shape) -> Tensor:
+    key = found["key"]
+    if perm == (0, 1, 2, 3):
+        return key
+    return graph.add(
+        "Transpose",
+        [key],
+        output=f"{key.name}_heads",
+        dtype=key.dtype,
+        shape=shape,
+        attrs={"perm": list(perm)},
+    )

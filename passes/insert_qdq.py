@@ -1,0 +1,111 @@
+"""Put the activation pairs of the plan into the graph.
+
+Before: ``Conv(x, W)``.  After: ``Conv(DequantizeLinear(QuantizeLinear(x, s, 0), s, 0), W)``.
+
+* One pair a tensor, shared by every planned reader (rule E15); other readers keep ``x``.
+* The pair stands directly in front of its readers, behind data movement, so that nothing separates
+  a convolution from its activation function (rules D20, D21).
+* The scale is a scalar: a scale of shape [1] sends a whole convolution back to float in TensorRT
+  for RTX (rule B18).  Q and DQ share it, so their equality is plain to see (rules B29, B30).
+* The zero point is explicit: without one TensorRT assumes INT8 and ONNX says UINT8 (rule B06).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qcompiler.errors import InputError
+from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.pipeline import Effect, Pass
+from qcompiler.plan import Decision, QuantPlan
+
+
+@dataclass(frozen=True)
+class InsertQdq(Pass):
+    """``x -> DequantizeLinear(QuantizeLinear(x))`` in every planned slot."""
+
+    plan: QuantPlan
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    phase: ClassVar[str] = "apply"
+
+    def run(self, graph: Graph) -> int:
+        """Insert every pair that the plan decides.
+
+        Raises:
+            InputError: The plan names a tensor or node that the graph lacks.
+        """
+        nodes = nodes_by_label(graph)
+        shared: dict[tuple[str, float, int], tuple[Tensor, Tensor]] = {}
+        for decision in self.plan.activations:
+            tensor = graph.tensor(decision.tensor)
+            if tensor is None:
+                raise InputError(
+                    "the plan quantizes a tensor that the model does not have",
+                    where=decision.tensor,
+                    hint="the plan belongs to another model; make it again",
+                )
+            rewire(graph, nodes, decision, tensor, _pair(graph, decision, tensor, shared))
+        return len(self.plan.activations)
+
+
+def _pair(
+    graph: Graph,
+    decision: Decision,
+    tensor: Tensor,
+    shared: dict[tuple[str, float, int], tuple[Tensor, Tensor]],
+) -> Tensor:
+    qparams = decision.qparams()
+    if qparams.scale.ndim:
+        raise InputError(
+            "activations are quantized per tensor, the plan has a list of scales",
+            where=decision.tensor,
+            hint="give one number (rule B22)",
+        )
+    key = (decision.storage.format, float(qparams.scale), int(qparams.zero_point))
+    if key not in shared:
+        shared[key] = (
+            graph.const(f"{tensor.name}_scale", qparams.scale.astype(np.dtype(decision.dtype))),
+            graph.const(f"{tensor.name}_zero_point", qparams.zero_point),
+        )
+    codes = graph.add(
+        "QuantizeLinear",
+        [tensor, *shared[key]],
+        output=f"{tensor.name}_q",
+        dtype=qparams.zero_point.dtype,
+        shape=tensor.shape,
+    )
+    return graph.add(
+        "DequantizeLinear",
+        [codes, *shared[key]],
+        output=f"{tensor.name}_dq",
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+    )
+
+
+def nodes_by_label(graph: Graph) -> dict[str, Node]:
+    """Every node under the name that plans use."""
+    return {label(node): node for node in graph.nodes}
+
+
+def rewire(
+    graph: Graph, nodes: dict[str, Node], decision: Decision, old: Tensor, new: Tensor
+) -> None:
+    """Let the slots of a decision read ``new`` instead of ``old``.
+
+    Raises:
+        InputError: A slot does not exist or reads another tensor.
+    """
+    for slot in decision.slots:
+        node = nodes.get(slot.node)
+        if node is None or slot.index >= len(node.inputs) or node.inputs[slot.index] is not old:
+            raise InputError(
+                f"input {slot.index} of node {slot.node!r} does not read this tensor",
+                where=decision.tensor,
+                hint="the plan belongs to another model; make it again",
+            )
+        graph.set_input(node, slot.index, new)

@@ -1,0 +1,1 @@
+"""Runtimes: one module each, imported only where it is used."""

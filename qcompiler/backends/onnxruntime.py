@@ -1,0 +1,129 @@
+"""ONNX Runtime: the engine that calibrates and verifies.
+
+Numbers are judged with graph optimizations off, because the optimizer changes them: it turns a
+dequantized INT4 product into an 8-bit one and folds Q/DQ pairs.  What the optimized engine gives is
+reported beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from qcompiler.errors import BackendError, UnsupportedError
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+Level = Literal["off", "basic", "all"]
+
+_LEVELS = {
+    "off": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+class OrtSession:
+    """One loaded model; a context manager.
+
+    Args:
+        model: A ``ModelProto`` without external data, its bytes, or the path of a file.
+        level: Graph optimizations.
+        custom_ops: Shared libraries with custom operators that the user trusts.
+        threads: Threads within an operator; 0 takes all cores.
+        dims: Sizes of symbolic axes, by symbol, for shapes that never change.
+
+    Raises:
+        UnsupportedError: ONNX Runtime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | bytes | Path,
+        *,
+        level: Level = "off",
+        custom_ops: Sequence[Path] = (),
+        threads: int = 0,
+        dims: Mapping[str, int] | None = None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = _LEVELS[level]
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+        # One hash of NaN-free memory: the arena only grows, and calibration runs one shape.
+        options.enable_mem_pattern = True
+        for symbol, size in sorted((dims or {}).items()):
+            options.add_free_dimension_override_by_name(symbol, size)
+        source = model.SerializeToString() if isinstance(model, ModelProto) else model
+        try:
+            for library in custom_ops:
+                options.register_custom_ops_library(str(library))
+            self._session = onnxruntime.InferenceSession(
+                source if isinstance(source, bytes) else str(source),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # noqa: BLE001  (pybind raises many unrelated types)
+            raise UnsupportedError(
+                f"ONNX Runtime cannot load the model: {_first_line(error)}",
+                hint="custom operators need their library (--custom-ops LIB); otherwise simplify "
+                "or re-export the model until ONNX Runtime runs it",
+            ) from error
+        self.inputs = tuple(i.name for i in self._session.get_inputs())
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+
+    def __enter__(self) -> OrtSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._session
+
+    def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run one feed.
+
+        Args:
+            feeds: Input name -> array; names the model does not have are ignored.
+            fetch: Outputs to compute; all without it.
+
+        Returns:
+            Output name -> array.
+
+        Raises:
+            BackendError: The run failed.
+        """
+        names = list(fetch) if fetch is not None else list(self.outputs)
+        known = {k: feeds[k] for k in self.inputs if k in feeds}
+        try:
+            values = self._session.run(names, known)
+        except Exception as error:  # noqa: BLE001  (pybind raises many unrelated types)
+            raise BackendError(
+                f"ONNX Runtime failed while running the model: {_first_line(error)}",
+                hint="check that the data have the shapes that the model expects",
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+
+def version() -> str:
+    """The version of ONNX Runtime, for reports."""
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    for marker in ("Status Message: ", "failed:", "FAIL : ", "Exception during initialization: "):
+        if marker in text:
+            text = text.split(marker, 1)[1]
+    return text[:300]
+
+
+def as_float(array: Array) -> NDArray[np.float64]:
+    """An output as float64, for measures of error."""
+    return np.asarray(array).astype(np.float64)

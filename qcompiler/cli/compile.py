@@ -1,0 +1,90 @@
+"""The verb ``compile``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from qcompiler.cli import options as o
+
+
+def compile(  # noqa: A001, PLR0913  (a command line has as many options as it has)
+    model: o.Model,
+    /,
+    *,
+    data: o.Data = None,
+    evaluate: Annotated[
+        str | None,
+        Parameter(
+            name="--eval",
+            help="Task metric before and after: an .npz with inputs and labels (top-1) or with "
+            "tokens (perplexity), or script.py:function.",
+        ),
+    ] = None,
+    recipe: o.RecipeName = "int8",
+    target: o.TargetName = "tensorrt",
+    output: o.Output = None,
+    report: Annotated[Path | None, Parameter(help="Write all figures as JSON.")] = None,
+    exclude: o.Exclude = (),
+    keep: Annotated[
+        Path | None,
+        Parameter(help="Folder for the products: prepared.onnx, points.json, stats.npz, plan.json."),
+    ] = None,
+    stats: Annotated[Path | None, Parameter(help="Take these statistics, do not calibrate.")] = None,
+    plan: Annotated[Path | None, Parameter(help="Carry out this plan, decide nothing.")] = None,
+    overwrite: o.Overwrite = False,
+    format: o.Format = "text",  # noqa: A002
+    seed: o.Seed = 0,
+    mean: o.Mean = (0.0,),
+    std: o.Std = (1.0,),
+    layout: o.Layout = "nchw",
+    custom_ops: o.CustomOps = (),
+) -> int:
+    """Quantize a model, verify the result against the original, and write it.
+
+    Writes MODEL.int8.onnx beside the model unless -o says otherwise. One in eight samples is held
+    out to verify; numbers are judged with ONNX Runtime's graph optimizations off.
+    """
+    from rich.console import Console
+
+    from qcompiler import plan as products
+    from qcompiler.calibrate import Statistics
+    from qcompiler.cli.display import display
+    from qcompiler.cli.products import write_products
+    from qcompiler.cli.summary import summarize
+    from qcompiler.driver import Options
+    from qcompiler.driver import compile as run
+    from qcompiler.evaluate import open_evaluation
+
+    output = output or model.with_name(f"{model.stem}.{Path(recipe).stem}.onnx")
+    files = [output, *([report] if report else [])]
+    o.refuse_existing(files, overwrite=overwrite, sources=[model])
+    result = run(
+        model,
+        data=data,
+        recipe=recipe,
+        target=target,
+        evaluation=open_evaluation(evaluate) if evaluate else None,
+        options=Options(
+            exclude=exclude,
+            images=o.images(mean, std, layout),
+            custom_ops=custom_ops,
+            seed=seed,
+            statistics=Statistics.read(stats) if stats else None,
+            plan=products.read(plan, products.QuantPlan) if plan else None,
+            progress=display(quiet=format == "json"),
+        ),
+    )
+    finished = result.save(output)
+    if keep is not None:
+        write_products(result, keep, model, target)
+    if report is not None:
+        products.save(finished, report)
+    if format == "json":
+        sys.stdout.buffer.write(products.encode(finished))
+    else:
+        summarize(finished, Console(highlight=False))
+    return 0

@@ -1,0 +1,57 @@
+"""The verb ``explain``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def explain(
+    name: Annotated[str, Parameter(help="A pass, a range method, a target, a recipe or a format.")],
+    /,
+) -> int:
+    """Explain a pass, a range method, a target, a recipe or a format.
+
+    The text is the thing's own documentation.
+    """
+    from rich.console import Console
+
+    from qcompiler import formats, pipeline, recipe, targets
+    from qcompiler.errors import UsageError
+    from qcompiler.numerics.ranges import METHODS
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    found: list[str] = []
+    if name in pipeline.pass_names():
+        cls = pipeline.find_pass(name)
+        module = importlib.import_module(cls.__module__)
+        found.append(f"pass {name} ({cls.phase}, {cls.effect.name}: {cls.effect.value})\n\n{module.__doc__}")
+    if name in METHODS:
+        found.append(f"range method {name}\n\n{inspect.getdoc(METHODS[name])}")
+    if name in targets.names():
+        found.append(_target(name))
+    if name in recipe.names():
+        found.append(f"recipe {name}\n\n{recipe.find(name)}")
+    if name in formats.names():
+        found.append(f"format {name}\n\n{formats.get(name)}")
+    if not found:
+        known = (*pipeline.pass_names(), *METHODS, *targets.names(), *recipe.names(), *formats.names())
+        raise UsageError(f"nothing is called {name!r}", hint=f"try one of: {', '.join(sorted(set(known)))}")
+    console.print("\n\n".join(text.strip() for text in found))
+    return 0
+
+
+def _target(name: str) -> str:
+    from qcompiler import targets
+
+    target = targets.find(name)
+    module = importlib.import_module(f"qcompiler.targets.{name.replace('-', '_')}")
+    rows = [
+        f"  {r.op:<14}{r.kind:<10}{'quantized' if r.allowed else 'float':<11}"
+        f"{'per ' + r.weight_granularity:<12}{r.note}  [{r.source}]"
+        for r in target.capabilities
+    ]
+    return "\n".join([f"target {name}", "", (module.__doc__ or "").strip(), "", *rows])

@@ -1,0 +1,114 @@
+"""A report as half a page of text."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qcompiler.report import OutputError, Report
+
+# Beyond this many lines a list of nodes or outputs is cut, and says so.
+_LINES = 6
+
+
+def summarize(report: Report, console: Console) -> None:
+    """Print what a compilation did."""
+    console.print(
+        f"[bold]{escape(report.model)}[/] -> [bold]{escape(report.output)}[/]  "
+        f"{report.recipe} for {report.target}"
+    )
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    covered = report.coverage
+    table.add_row(
+        "quantized",
+        f"{covered.nodes} of {covered.linear_nodes} linear nodes, "
+        f"{covered.macs:.1%} of MACs, {covered.weight_bytes:.1%} of weight bytes",
+    )
+    table.add_row(
+        "size",
+        f"{_size(report.bytes_before)} -> {_size(report.bytes_after)} of constants"
+        + (f" ({report.bytes_after / report.bytes_before:.0%})" if report.bytes_before else ""),
+    )
+    _outputs(table, report)
+    if report.metric is not None:
+        metric = report.metric
+        table.add_row(
+            metric.name,
+            f"[bold]{metric.before:.4f} -> {metric.after:.4f}[/]  ({metric.samples} samples)",
+        )
+    table.add_row("data", escape(_data(report)))
+    _skipped(table, report)
+    table.add_row("time", "  ".join(f"{k} {v:.1f} s" for k, v in report.timings.items() if v >= 0.05))
+    console.print(table)
+    console.print(_ops(report))
+    for warning in report.warnings:
+        console.print(f"[bold yellow]warning[/]: {escape(warning)}", soft_wrap=True)
+
+
+def _outputs(table: Table, report: Report) -> None:
+    for output in report.outputs[:_LINES]:
+        table.add_row(
+            f"output {escape(output.output)}",
+            f"SQNR {output.sqnr_db:.1f} dB, cosine {output.cosine:.5f}" + _optimized(output),
+        )
+    rest = report.outputs[_LINES:]
+    if rest:
+        worst = min(rest, key=lambda o: o.sqnr_db)
+        table.add_row("", f"… {len(rest)} more, the worst {escape(worst.output)} {worst.sqnr_db:.1f} dB")
+    if not report.outputs:
+        table.add_row("output", "not verified: there were no held-out samples")
+
+
+def _optimized(output: OutputError) -> str:
+    if output.sqnr_db_optimized is None:
+        return ""
+    return f"  (ONNX Runtime optimized: {output.sqnr_db_optimized:.1f} dB)"
+
+
+def _data(report: Report) -> str:
+    if not report.samples:
+        return report.data
+    return f"{report.data}: {report.samples} samples, {report.held_out} held out to verify"
+
+
+def _skipped(table: Table, report: Report) -> None:
+    reasons = Counter(report.skipped.values())
+    for number, (reason, count) in enumerate(reasons.most_common()):
+        if number == _LINES:
+            table.add_row("", f"… {len(reasons) - _LINES} more reasons, see --report")
+            return
+        example = next(k for k, v in report.skipped.items() if v == reason)
+        more = f" and {count - 1} more" if count > 1 else ""
+        table.add_row("left float" if number == 0 else "", escape(f"{example}{more}: {reason}"))
+
+
+def _ops(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    names = {**report.ops_after, **report.ops_before}
+    ranked = sorted(names, key=lambda n: (-max(_count(report, n)), n))[:12]
+    table.add_column("op", style="cyan")
+    for name in ranked:
+        table.add_column(name if len(name) < 12 else f"{name[:10]}…", justify="right")
+    before = [str(report.ops_before.get(n, 0)) for n in ranked]
+    after = [str(report.ops_after.get(n, 0)) for n in ranked]
+    table.add_row("before", *before)
+    table.add_row("after", *after)
+    return table
+
+
+def _count(report: Report, name: str) -> tuple[int, int]:
+    return report.ops_before.get(name, 0), report.ops_after.get(name, 0)
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.2f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

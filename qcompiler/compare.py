@@ -1,0 +1,83 @@
+"""Two models on the same feeds: how far apart their outputs are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qcompiler.backends.onnxruntime import OrtSession
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+class _Sums:
+    """Running sums of one output over samples, in float64."""
+
+    def __init__(self) -> None:
+        self.signal = self.noise = self.product = self.energy = 0.0
+
+    def add(self, reference: NDArray[Any], test: NDArray[Any]) -> None:
+        r, t = reference.astype(np.float64).reshape(-1), test.astype(np.float64).reshape(-1)
+        if r.shape != t.shape:
+            self.noise = math.inf
+            return
+        usable = np.isfinite(r) & np.isfinite(t)
+        r, t, broken = r[usable], t[usable], int((~usable & (reference.reshape(-1) != test.reshape(-1))).sum())
+        d = r - t
+        self.signal += float(r @ r)
+        self.noise += float(d @ d) + (math.inf if broken and not _both_nan(reference, test) else 0.0)
+        self.product += float(r @ t)
+        self.energy += float(t @ t)
+
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise); inf if equal, -inf if one of them is not finite."""
+        if self.noise == 0:
+            return math.inf
+        if not math.isfinite(self.noise) or self.signal == 0:
+            return -math.inf
+        return 10 * math.log10(self.signal / self.noise)
+
+    def cosine(self) -> float:
+        """Cosine similarity; 1 if both are zero."""
+        norm = math.sqrt(self.signal * self.energy)
+        return self.product / norm if norm else float(self.signal == self.energy)
+
+
+def _both_nan(reference: NDArray[Any], test: NDArray[Any]) -> bool:
+    return bool(
+        (np.isnan(reference.astype(np.float64)) == np.isnan(test.astype(np.float64))).all()
+    )
+
+
+def compare(
+    reference: OrtSession,
+    tests: Sequence[OrtSession],
+    samples: Sequence[Feeds],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, tuple[float, float]]]:
+    """Run models side by side.
+
+    Args:
+        reference: The float model.
+        tests: Models with the same inputs and outputs.
+        samples: Feeds.
+        progress: Called with samples done and all.
+
+    Returns:
+        For each test: output -> (SQNR in dB, cosine), over all samples together. Outputs that hold
+        no numbers are left out.
+    """
+    sums: list[dict[str, _Sums]] = [{} for _ in tests]
+    for done, feeds in enumerate(samples, 1):
+        expected = reference.run(feeds)
+        for test, table in zip(tests, sums, strict=True):
+            found = test.run(feeds)
+            for name, value in expected.items():
+                if isinstance(value, np.ndarray) and value.dtype.kind in "fiubV":
+                    table.setdefault(name, _Sums()).add(value, found[name])
+        progress(done, len(samples))
+    return [{n: (s.sqnr_db(), s.cosine()) for n, s in table.items()} for table in sums]

@@ -1,0 +1,165 @@
+"""Points + statistics + weights -> plan.  Numbers only; the graph is read, never changed.
+
+An activation's range comes from its histogram (merged over its group, so that tensors which share
+a scale are judged together), a weight's scale from its values.  A node whose activation cannot be
+quantized keeps its weight in float too: one-sided Q/DQ runs in float with a kernel more (rule D01).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qcompiler.calibrate import Statistics
+from qcompiler.errors import UsageError
+from qcompiler.graph import Graph
+from qcompiler.numerics.ranges import METHODS, expected_error, to_qparams
+from qcompiler.numerics.weight_scale import search_scale
+from qcompiler.observers.histogram import Histogram
+from qcompiler.plan import Decision, Point, Points, QuantPlan, require_digest
+from qcompiler.recipe import Recipe
+from qcompiler.spec import QParams
+
+
+def decide(
+    graph: Graph,
+    points: Points,
+    statistics: Statistics,
+    recipe: Recipe,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> QuantPlan:
+    """Choose every scale.
+
+    Args:
+        graph: The prepared graph that the points belong to.
+        points: What scan proposed.
+        statistics: What calibration saw.
+        recipe: Range method and weight search.
+        progress: Called with tensors decided and to decide.
+
+    Returns:
+        The plan; every proposed node is decided or skipped with a reason.
+
+    Raises:
+        InputError: Points or statistics belong to another model.
+        UsageError: The recipe names an unknown range method.
+    """
+    require_digest(statistics.model_digest, points.model_digest, "statistics file")
+    if recipe.range not in METHODS:
+        raise UsageError(
+            f"there is no range method {recipe.range!r}",
+            hint=f"methods are: {', '.join(sorted(METHODS))}",
+        )
+    total, done = len(points.activations) + len(points.weights), 0
+    skipped = dict(points.skipped)
+    merged, members = _merge_groups(points, statistics)
+    activations: list[Decision] = []
+    ranges: dict[str, tuple[QParams, str]] = {}
+    for point in points.activations:
+        histogram = merged[point.group]
+        reason = _unusable(point, histogram, statistics)
+        if reason:
+            skipped.update({s.node: reason for s in point.slots if s.role == "activation"})
+        else:
+            if point.group not in ranges:
+                ranges[point.group] = _choose(histogram, point, recipe.range)
+            activations.append(_activation(point, *ranges[point.group], members[point.group]))
+        done += 1
+        progress(done, total)
+    weights: list[Decision] = []
+    for point in points.weights:
+        slots = tuple(s for s in point.slots if s.node not in skipped)
+        if slots:
+            weights.append(_weight(graph, point, slots, search=recipe.search_weights))
+        done += 1
+        progress(done, total)
+    return QuantPlan(
+        points.model_digest,
+        points.target,
+        points.recipe,
+        statistics.synthetic,
+        tuple(activations),
+        tuple(weights),
+        skipped,
+    )
+
+
+def _merge_groups(
+    points: Points, statistics: Statistics
+) -> tuple[dict[str, Histogram], dict[str, int]]:
+    merged: dict[str, Histogram] = {}
+    members: dict[str, int] = {}
+    for point in points.activations:
+        seen = statistics.histograms.get(point.tensor, Histogram.empty())
+        merged[point.group] = merged.get(point.group, Histogram.empty()).merge(seen)
+        members[point.group] = members.get(point.group, 0) + 1
+    return merged, members
+
+
+def _unusable(point: Point, histogram: Histogram, statistics: Statistics) -> str:
+    if point.tensor not in statistics.histograms or histogram.count == 0:
+        return f"calibration never computed its activation {point.tensor!r}"
+    if histogram.nonfinite:
+        return f"its activation {point.tensor!r} holds NaN or infinity in the calibration data"
+    return ""
+
+
+def _choose(histogram: Histogram, point: Point, method: str) -> tuple[QParams, str]:
+    spec = point.storage.spec()
+    chosen = METHODS[method](histogram, spec)
+    qparams = in_dtype(to_qparams(chosen, spec), point.dtype)
+    error = expected_error(histogram, qparams, spec)
+    names = [n for n in METHODS if n != "auto" and METHODS[n](histogram, spec) == chosen]
+    how = " = ".join([method, *(n for n in names if n != method)])
+    why = (
+        f"{how}: [{chosen.lo:.6g}, {chosen.hi:.6g}] of seen "
+        f"[{histogram.minimum:.6g}, {histogram.maximum:.6g}], "
+        f"root mean square error {np.sqrt(error):.3g}"
+    )
+    return qparams, why
+
+
+def in_dtype(qparams: QParams, dtype: str) -> QParams:
+    """Scales as a tensor of this type can hold them, never rounded to zero."""
+    if dtype == "float32":
+        return qparams
+    kind = np.dtype(dtype)
+    rounded = np.maximum(qparams.scale.astype(kind), np.finfo(kind).tiny)
+    return QParams(rounded.astype(np.float32), qparams.zero_point)
+
+
+def _activation(point: Point, qparams: QParams, why: str, members: int) -> Decision:
+    shared = members > 1 and point.group != point.tensor
+    return Decision(
+        point.tensor,
+        point.slots,
+        point.storage,
+        point.dtype,
+        float(qparams.scale),
+        int(qparams.zero_point),
+        f"shared:{point.group}" if shared else "calibrated",
+        why,
+    )
+
+
+def _weight(graph: Graph, point: Point, slots: tuple, *, search: bool) -> Decision:  # type: ignore[type-arg]
+    tensor = graph.tensor(point.tensor)
+    if tensor is None:
+        raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")
+    values = graph.values(tensor).astype(np.float32)
+    spec = point.storage.spec()
+    grid = {} if search else {"factors": np.ones(1)}
+    qparams = in_dtype(search_scale(values, spec, **grid), point.dtype)
+    scale = qparams.scale
+    return Decision(
+        point.tensor,
+        slots,
+        point.storage,
+        point.dtype,
+        float(scale) if scale.ndim == 0 else tuple(float(s) for s in scale),
+        0,
+        "searched" if search else "largest value",
+        f"{scale.size} scale{'s' if scale.size > 1 else ''} of {list(values.shape)}",
+    )

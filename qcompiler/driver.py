@@ -1,0 +1,465 @@
+"""The one function that runs the whole line, and its steps for those who want them one by one.
+
+::
+
+    load -> prepare -> scan -> calibrate -> decide -> apply -> tidy -> check -> verify
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+import qcompiler
+from qcompiler import plan as products
+from qcompiler import recipe as recipes
+from qcompiler import targets
+from qcompiler.backends import onnxruntime as ort
+from qcompiler.calibrate import Split, Statistics, collect
+from qcompiler.compare import compare
+from qcompiler.data.dataset import Dataset
+from qcompiler.data.open import ImageOptions, open_data
+from qcompiler.data.synthetic import synthetic
+from qcompiler.decide import decide
+from qcompiler.emit import emit
+from qcompiler.errors import UnsupportedError, UsageError, VerifyError
+from qcompiler.evaluate import Evaluation
+from qcompiler.graph import Graph, label
+from qcompiler.inputs import input_specs
+from qcompiler.load import load
+from qcompiler.passes.convert_opset import ConvertOpset
+from qcompiler.passes.insert_qdq import InsertQdq
+from qcompiler.passes.quantize_weights import QuantizeWeights
+from qcompiler.pipeline import Pass, Pipeline, Step, find_pass
+from qcompiler.plan import Points, QuantPlan
+from qcompiler.progress import Journal, Progress, Silent
+from qcompiler.recipe import Recipe
+from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
+from qcompiler.scan import model_digest, scan
+from qcompiler.targets.base import Target
+from qcompiler.verify import check_onnx, check_qdq
+
+Source = str | Path | bytes | ModelProto
+Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
+
+# Exact passes before quantization, in order; opset conversion stands after the first two.
+PREPARE: tuple[str, ...] = (
+    "lift-constants",
+    "fold-constants",
+    "convert-opset",
+    "drop-identity",
+    "fuse-layer-norm",
+    "fuse-rms-norm",
+    "fuse-gelu",
+    "fuse-silu",
+    "fuse-hard-swish",
+    "fold-batch-norm",
+    "fold-scales",
+    "split-shared-weights",
+)
+# Q/DQ needs this opset at least: per-axis scales and an axis attribute came with it.
+LEAST_OPSET = 13
+SYNTHETIC = (
+    "calibrated on synthetic data: the ranges come from random numbers and say NOTHING about "
+    "accuracy; pass real samples with --data"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What rarely needs to be said.
+
+    Attributes:
+        exclude: Globs over node names that stay in float.
+        images: How a folder of images becomes inputs.
+        custom_ops: Libraries with custom operators for ONNX Runtime.
+        seed: Of the synthetic data.
+        statistics: Calibrate nothing and take these.
+        plan: Decide nothing and do this.
+        progress: Told what happens.
+    """
+
+    exclude: Sequence[str] = ()
+    images: ImageOptions = ImageOptions()
+    custom_ops: Sequence[Path] = ()
+    seed: int = 0
+    statistics: Statistics | None = None
+    plan: QuantPlan | None = None
+    progress: Progress = field(default_factory=Silent)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compiled model and everything that led to it.
+
+    Attributes:
+        graph: The quantized graph.
+        points: What scan proposed.
+        statistics: What calibration saw; None when a plan was given.
+        plan: What was done, tensor by tensor, and why.
+        report: Figures.
+    """
+
+    graph: Graph
+    points: Points
+    statistics: Statistics | None
+    plan: QuantPlan
+    report: Report
+
+    def save(self, path: str | Path) -> Report:
+        """Write the model atomically; a large one with ``<path>.data`` beside it.
+
+        Returns:
+            The report with the output's name and the sizes of the files.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
+        files = emit(self.graph, Path(path))
+        return msgspec.structs.replace(
+            self.report, output=str(path), bytes_after=sum(f.stat().st_size for f in files)
+        )
+
+    def model(self) -> ModelProto:
+        """The compiled model as a proto."""
+        return self.graph.proto()
+
+
+def compile(  # noqa: A001  (the verb of the tool)
+    model: Source,
+    *,
+    data: Data | None = None,
+    recipe: str | Recipe = "int8",
+    target: str | Target = "tensorrt",
+    evaluation: Evaluation | None = None,
+    options: Options | None = None,
+) -> Result:
+    """Quantize a model and verify the result against the original.
+
+    Args:
+        model: Path, bytes or proto; never written to.
+        data: Calibration samples: a path (``.npz``, ``.npy``, a folder of either or of images, or
+            ``loader.py[:function]``), a mapping of arrays, or any iterable of feeds. Without it
+            the inputs are made up, and a warning says so everywhere.
+        recipe: Name, path of a ``.toml``, or a ``Recipe``.
+        target: Name or ``Target``.
+        evaluation: Measures a task metric before and after.
+        options: Everything else.
+
+    Returns:
+        The compiled graph with plan and report; nothing is written to disk.
+
+    Raises:
+        InputError: The model, the data or an option is wrong.
+        UnsupportedError: The model cannot be expressed for this target, or ONNX Runtime cannot
+            run it.
+        VerifyError: A pass broke the graph.
+        BackendError: ONNX Runtime failed while running.
+    """
+    options = options or Options()
+    return Compilation(model, recipe, target, options).run(data, evaluation)
+
+
+def prepare(
+    source: Source, target: Target, journal: Journal | None = None
+) -> tuple[Graph, tuple[Step, ...]]:
+    """Load a model and bring it into the form that scan expects; exact passes only.
+
+    Raises:
+        InputError: Not a model, or a damaged one.
+        UnsupportedError: Its operator set is newer than the target reads, or cannot be raised to
+            the least that Q/DQ needs.
+    """
+    journal = journal or Journal(Silent())
+    graph = load(source)
+    valid = check_onnx(graph) == ""
+    graph.infer()
+    if graph.opset > target.max_opset:
+        raise UnsupportedError(
+            f"the model uses opset {graph.opset}; {target.name} reads up to {target.max_opset}",
+            hint=f"export it with opset {target.max_opset} or lower",
+        )
+    passes = tuple(
+        ConvertOpset(to=target.opset) if name == "convert-opset" else find_pass(name)()
+        for name in PREPARE
+    )
+    steps = _run_prepare(graph, passes, journal)
+    if valid:
+        _require_valid(graph, "prepare")
+    return graph, steps
+
+
+def _run_prepare(graph: Graph, passes: tuple[Pass, ...], journal: Journal) -> tuple[Step, ...]:
+    """Run the passes; a graph whose opset cannot be raised goes on at its own, if that suffices."""
+    steps: tuple[Step, ...] = ()
+    for entry in passes:
+        try:
+            steps += Pipeline((entry,)).run(graph)
+        except UnsupportedError as error:
+            if graph.opset < LEAST_OPSET:
+                raise
+            journal.warn(f"stays at opset {graph.opset}: {error.message}")
+    return steps
+
+
+def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
+    """Carry out a plan on the prepared graph it was made for, in place; then check the result.
+
+    Raises:
+        InputError: The plan belongs to another model or was edited into nonsense.
+        VerifyError: The result breaks an invariant.
+    """
+    products.require_digest(plan.model_digest, model_digest(graph), "plan")
+    valid = check_onnx(graph) == ""
+    steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
+    check_qdq(graph)
+    if valid:
+        _require_valid(graph, "apply")
+    graph.set_metadata("qcompiler.version", qcompiler.__version__)
+    graph.set_metadata("qcompiler.target", plan.target)
+    graph.set_metadata("qcompiler.recipe", plan.recipe)
+    graph.set_metadata("qcompiler.plan_digest", plan.digest())
+    if plan.synthetic:
+        graph.set_metadata("qcompiler.warning", SYNTHETIC)
+    return steps
+
+
+def _require_valid(graph: Graph, phase: str) -> None:
+    message = check_onnx(graph)
+    if message:
+        raise VerifyError(
+            f"after {phase} onnx's checker refuses the graph: {message}",
+            hint="this is a bug of qcompiler; please report it with the model",
+        )
+
+
+class Compilation:
+    """One compilation under way; the verbs of the command line stop where they want to.
+
+    Args:
+        source: The model.
+        recipe: Name, path or recipe.
+        target: Name or target.
+        options: Everything else.
+    """
+
+    def __init__(
+        self, source: Source, recipe: str | Recipe, target: str | Target, options: Options
+    ) -> None:
+        self.source = source
+        chosen = recipes.find(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = chosen.excluding(options.exclude)
+        self.target = targets.find(target) if isinstance(target, str) else target
+        self.options = options
+        self.journal = Journal(options.progress)
+        self.held_out: list[Mapping[str, Any]] = []
+        self.data_source = "none"
+        self.steps: tuple[Step, ...] = ()
+
+    def prepare(self) -> Graph:
+        """Load and prepare the model."""
+        with self.journal.stage("prepare"):
+            graph, self.steps = prepare(self.source, self.target, self.journal)
+        return graph
+
+    def scan(self, graph: Graph) -> Points:
+        """Propose what to quantize.
+
+        Raises:
+            UsageError: An ``exclude`` glob matches no node.
+        """
+        with self.journal.stage("scan"):
+            names = [label(n) for n in graph.nodes]
+            for glob in self.options.exclude:
+                if not fnmatch.filter(names, glob):
+                    raise UsageError(
+                        f"--exclude {glob!r} matches no node",
+                        hint="`qcompiler plan MODEL` lists the names of all linear nodes",
+                    )
+            return scan(graph, self.recipe, self.target)
+
+    def calibrate(self, graph: Graph, points: Points, data: Data | None) -> Statistics:
+        """Run the data through the prepared graph, or take the statistics that were given."""
+        given = self.options.statistics
+        if given is not None:
+            if data is not None:
+                self._hold_out(graph, data)
+            return given
+        if not points.activations:
+            return Statistics(points.model_digest, "none", False, 0, {})
+        dataset = self._dataset(graph, data)
+        split = Split(dataset)
+        tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations}
+        with self.journal.stage("calibrate"), _runnable(graph) as model:
+            histograms, count = collect(
+                model,
+                tensors,
+                split,
+                custom_ops=self.options.custom_ops,
+                progress=self.options.progress.update,
+            )
+        self.held_out = split.held_out
+        for note in dataset.notes:
+            self.journal.warn(note)
+        if not self.held_out:
+            self.journal.warn("one sample only: there is none left to verify on")
+        return Statistics(
+            points.model_digest, dataset.source, dataset.synthetic, count, histograms
+        )
+
+    def decide(self, graph: Graph, points: Points, statistics: Statistics) -> QuantPlan:
+        """Choose every scale."""
+        self.data_source = statistics.source
+        if statistics.synthetic:
+            self.journal.warn(SYNTHETIC)
+        update = self.options.progress.update
+        with self.journal.stage("decide"):
+            return decide(graph, points, statistics, self.recipe, progress=update)
+
+    def run(self, data: Data | None, evaluation: Evaluation | None) -> Result:
+        """The whole line."""
+        original = load(self.source)
+        before, size = op_counts(original), original.weight_bytes()
+        graph = self.prepare()
+        points = self.scan(graph)
+        statistics = None
+        plan = self.options.plan
+        if plan is None:
+            statistics = self.calibrate(graph, points, data)
+            plan = self.decide(graph, points, statistics)
+        elif data is not None:
+            self._hold_out(graph, data)
+        covered = coverage(graph, plan)
+        with self.journal.stage("apply"):
+            self.steps += apply(graph, plan)
+        outputs = self._verify(graph)
+        metric = self._evaluate(graph, evaluation)
+        report = self._report(plan, statistics, covered, outputs, metric)
+        report = msgspec.structs.replace(
+            report,
+            ops_before=before,
+            ops_after=op_counts(graph),
+            bytes_before=_file_bytes(self.source) or size,
+            bytes_after=graph.weight_bytes(),
+        )
+        return Result(graph, points, statistics, plan, report)
+
+    def _dataset(self, graph: Graph, data: Data | None) -> Dataset:
+        specs = input_specs(graph)
+        if data is None:
+            self.journal.warn(SYNTHETIC)
+            return synthetic(specs, seed=self.options.seed)
+        return open_data(data, specs, images=self.options.images)
+
+    def _hold_out(self, graph: Graph, data: Data) -> None:
+        split = Split(self._dataset(graph, data))
+        for _ in split:
+            pass
+        self.held_out = split.held_out
+
+    def _verify(self, graph: Graph) -> tuple[OutputError, ...]:
+        if not self.held_out:
+            return ()
+        custom = self.options.custom_ops
+        with self.journal.stage("verify"), _runnable(graph) as model:
+            reference = ort.OrtSession(_original(self.source), custom_ops=custom)
+            plain = ort.OrtSession(model, custom_ops=custom)
+            optimized = ort.OrtSession(model, level="all", custom_ops=custom)
+            off, full = compare(
+                reference, [plain, optimized], self.held_out, self.options.progress.update
+            )
+        return tuple(
+            OutputError(name, sqnr, cosine, full[name][0]) for name, (sqnr, cosine) in off.items()
+        )
+
+    def _evaluate(self, graph: Graph, evaluation: Evaluation | None) -> Metric | None:
+        if evaluation is None:
+            return None
+        specs = input_specs(graph)
+        with self.journal.stage("evaluate"), _runnable(graph) as model:
+            update = self.options.progress.update
+            name, before, samples = evaluation.score(_original(self.source), specs, update)
+            _, after, _ = evaluation.score(model, specs, update)
+        return Metric(name, before, after, samples)
+
+    def _report(
+        self,
+        plan: QuantPlan,
+        statistics: Statistics | None,
+        covered: Coverage,
+        outputs: tuple[OutputError, ...],
+        metric: Metric | None,
+    ) -> Report:
+        rewrites: dict[str, int] = {}
+        for step in self.steps:
+            rewrites[step.name] = rewrites.get(step.name, 0) + step.rewrites
+        if covered.nodes == 0:
+            self.journal.warn("nothing was quantized; `skipped` in the report says why")
+        return Report(
+            model=str(self.source) if isinstance(self.source, (str, Path)) else "in memory",
+            output="",
+            target=self.target.name,
+            recipe=self.recipe.name,
+            data=self.data_source,
+            synthetic=plan.synthetic,
+            samples=statistics.samples if statistics is not None else 0,
+            held_out=len(self.held_out),
+            bytes_before=0,
+            bytes_after=0,
+            ops_before={},
+            ops_after={},
+            coverage=covered,
+            outputs=outputs,
+            metric=metric,
+            skipped=plan.skipped,
+            warnings=tuple(self.journal.warnings),
+            timings=dict(self.journal.timings),
+            passes=rewrites,
+            plan_digest=plan.digest(),
+            versions={
+                "qcompiler": qcompiler.__version__,
+                "onnx": onnx.__version__,
+                "onnxruntime": ort.version().split()[1],
+                "numpy": np.__version__,
+            },
+        )
+
+
+def _file_bytes(source: Source) -> int:
+    """Bytes of a model file and of the weights beside it; 0 if it is no file."""
+    if not isinstance(source, (str, Path)):
+        return 0
+    path = Path(source)
+    model = onnx.load(path, load_external_data=False)
+    beside = {
+        e.value
+        for t in model.graph.initializer
+        for e in t.external_data
+        if e.key == "location"
+    }
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
+
+
+@contextmanager
+def _runnable(graph: Graph) -> Iterator[ModelProto | Path]:
+    """The graph as ONNX Runtime loads it: a proto, or files in a temporary folder if large."""
+    if not graph.is_large:
+        yield graph.proto()
+        return
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        yield emit(graph, Path(folder) / "model.onnx")[0]
+
+
+def _original(source: Source) -> ModelProto | bytes | Path:
+    """The user's model as ONNX Runtime loads it."""
+    return Path(source) if isinstance(source, str) else source

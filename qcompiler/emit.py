@@ -1,0 +1,46 @@
+"""A graph -> files, atomically."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qcompiler import weights
+from qcompiler.graph import Graph
+
+
+def emit(graph: Graph, path: Path) -> list[Path]:
+    """Write a model; a large one with its weights in ``<name>.data`` beside it.
+
+    Files appear under their names only when they are complete and on the disk; the data file
+    before the model that points into it.
+
+    Args:
+        graph: What to write.
+        path: Where; an existing file is replaced.
+
+    Returns:
+        The files written, the model first.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    if not graph.is_large:
+        with weights.atomic(path) as temporary:
+            temporary.write_bytes(graph.proto().SerializeToString(deterministic=True))
+        return [path]
+    data = path.with_name(f"{path.name}.data")
+    model = graph.proto(skeleton=True)
+    declared = {t.name for t in graph.inputs}
+    kept = [v for v in model.graph.input if v.name in declared]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    del model.graph.initializer[:]
+    with weights.atomic(path) as temporary, weights.atomic(data) as temporary_data:
+        side_car = weights.SideCar(temporary_data, data.name)
+        for proto, folder in graph.initializers():
+            small = weights.stored_bytes(proto) <= weights.INLINE_BYTES
+            inline = small and proto.data_location != proto.EXTERNAL
+            model.graph.initializer.append(proto if inline else side_car.put(proto, folder))
+        side_car.close()
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    return [path, data]

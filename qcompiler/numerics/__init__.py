@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: quantization, ranges, errors. Imports neither a graph nor onnx."""

@@ -1,0 +1,1 @@
+"""What calibration remembers of a tensor, one file an observer; each a commutative monoid."""

@@ -1,0 +1,218 @@
+"""The products between analysis and rewriting: points, decisions and the plan.
+
+All are frozen, written as JSON, read back strictly, and meant to be read by people: change a scale
+or move a node to ``skipped`` and ``apply`` does exactly that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from qcompiler import formats
+from qcompiler.errors import InputError
+from qcompiler.granularity import PerAxis, PerTensor
+from qcompiler.spec import QParams, Spec
+from qcompiler.weights import atomic
+
+VERSION = 1
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
+    """One input of one node.
+
+    Attributes:
+        node: The node's name, or ``node_of_<output>`` if it has none.
+        index: Input index.
+        role: ``activation``, ``weight`` or ``skip`` (the skip branch of a residual Add).
+    """
+
+    node: str
+    index: int
+    role: str
+
+
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A ``Spec`` as it stands in a file: format, axis (null: per tensor) and symmetry."""
+
+    format: str
+    axis: int | None = None
+    symmetric: bool = True
+
+    def spec(self) -> Spec:
+        """The specification that the numerics understand."""
+        granularity = PerTensor() if self.axis is None else PerAxis(self.axis)
+        return Spec(self.format, granularity, self.symmetric)
+
+
+class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One tensor that may be quantized.
+
+    Attributes:
+        tensor: Its name.
+        slots: Where it is read quantized; other readers keep the float tensor.
+        storage: How it is to be quantized.
+        group: Tensors of one group share their parameters; the name is that of its first tensor.
+        dtype: Element type of the float tensor, which the scale must have (rule B24).
+    """
+
+    tensor: str
+    slots: tuple[Slot, ...]
+    storage: Storage
+    group: str
+    dtype: str
+
+
+class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What scan proposes.
+
+    Attributes:
+        model_digest: Of the prepared graph.
+        target: Name of the target.
+        recipe: Name of the recipe.
+        activations: Computed tensors.
+        weights: Constants.
+        skipped: Node -> why it stays in float.
+    """
+
+    model_digest: str
+    target: str
+    recipe: str
+    activations: tuple[Point, ...]
+    weights: tuple[Point, ...]
+    skipped: dict[str, str]
+    version: int = VERSION
+
+
+class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The parameters of one tensor, and why.
+
+    Attributes:
+        tensor: Its name.
+        slots: Where it is read quantized.
+        storage: Format, axis, symmetry.
+        dtype: Element type of the scale.
+        scale: One number per tensor, or one a channel.
+        zero_point: Integer, or one a channel; 0 if symmetric.
+        source: ``calibrated``, ``shared:<tensor>`` or ``searched``.
+        why: How the range was chosen, for the reader.
+    """
+
+    tensor: str
+    slots: tuple[Slot, ...]
+    storage: Storage
+    dtype: str
+    scale: float | tuple[float, ...]
+    zero_point: int | tuple[int, ...]
+    source: str
+    why: str
+
+    def qparams(self) -> QParams:
+        """The numbers as arrays of ONNX's shape and type.
+
+        Raises:
+            InputError: A scale is not positive and finite (rule B02).
+        """
+        dtype = formats.get(self.storage.format).dtype
+        zero = np.array(self.zero_point)
+        scale = np.array(self.scale, np.float32)
+        return QParams(scale, np.broadcast_to(zero, scale.shape).astype(dtype))
+
+
+class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What will be done to the graph, tensor by tensor.
+
+    Every node that scan proposed is in a slot of ``activations`` and ``weights``, or in
+    ``skipped`` with its reason.
+
+    Attributes:
+        model_digest: Of the prepared graph that the plan was made for.
+        target: Name of the target.
+        recipe: Name of the recipe.
+        synthetic: Whether the ranges come from synthetic data, and so say nothing about accuracy.
+        activations: In graph order.
+        weights: In graph order.
+        skipped: Node -> why it stays in float.
+    """
+
+    model_digest: str
+    target: str
+    recipe: str
+    synthetic: bool
+    activations: tuple[Decision, ...]
+    weights: tuple[Decision, ...]
+    skipped: dict[str, str]
+    version: int = VERSION
+
+    def digest(self) -> str:
+        """SHA-256 of the plan's bytes, in hex."""
+        return hashlib.sha256(encode(self)).hexdigest()
+
+    def quantized_nodes(self) -> frozenset[str]:
+        """Names of the nodes that will run on quantized weights."""
+        return frozenset(s.node for d in self.weights for s in d.slots)
+
+
+def encode(product: msgspec.Struct) -> bytes:
+    """A product as indented JSON with sorted dictionaries; the same product gives the same bytes."""
+    raw = msgspec.json.encode(product, order="deterministic")
+    return msgspec.json.format(raw, indent=1) + b"\n"
+
+
+def save(product: msgspec.Struct, path: Path) -> None:
+    """Write a product atomically.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    with atomic(path) as temporary:
+        temporary.write_bytes(encode(product))
+
+
+def read(path: Path, kind: type[_T]) -> _T:
+    """Read a product back.
+
+    Raises:
+        InputError: No such file, not this kind of product, or of another version.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the {kind.__name__}: {error.strerror}",
+            where=str(path),
+            hint="check the path",
+        ) from error
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        if found.get("version") != VERSION:
+            raise InputError(
+                f"version {found.get('version')!r} of a {kind.__name__}, expected {VERSION}",
+                where=str(path),
+                hint="make it again with this release",
+            )
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InputError(
+            f"not a valid {kind.__name__}: {error}",
+            where=str(path),
+            hint="it was edited or truncated; make it again",
+        ) from error
+
+
+def require_digest(found: str, expected: str, what: str) -> None:
+    """Refuse a product that belongs to another model.
+
+    Raises:
+        InputError: The digests differ.
+    """
+    if found != expected:
+        raise InputError(
+            f"the {what} belongs to another model (digest {found[:12]}, this one {expected[:12]})",
+            hint="make it again for this model, or pass the model it was made for",
+        )

@@ -1,0 +1,89 @@
+"""What the user wants: a TOML file of a few lines, and rules by name.
+
+::
+
+    name = "int8"
+    range = "auto"          # minmax, percentile, entropy, mse or auto
+    search_weights = true   # shrink each weight scale to the factor of least error
+
+    [[rule]]
+    match = "*/lm_head/*"   # glob over node names
+    skip = true
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from qcompiler.errors import InputError, UsageError
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do with the nodes whose name matches a glob."""
+
+    match: str
+    skip: bool = True
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to quantize.
+
+    Attributes:
+        name: Name of the recipe.
+        range: How activation ranges are chosen.
+        search_weights: Whether weight scales are searched or taken from the largest value.
+        rule: Exceptions, the first that matches wins.
+    """
+
+    name: str
+    range: str = "auto"
+    search_weights: bool = True
+    rule: tuple[Rule, ...] = ()
+
+    def skips(self, node_name: str) -> str:
+        """The glob that excludes a node, or an empty string."""
+        found = next((r for r in self.rule if fnmatchcase(node_name, r.match)), None)
+        return found.match if found is not None and found.skip else ""
+
+    def excluding(self, globs: Sequence[str]) -> Recipe:
+        """This recipe with more nodes left in float."""
+        extra = tuple(Rule(match=g) for g in globs)
+        return msgspec.structs.replace(self, rule=(*extra, *self.rule))
+
+
+def names() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("qcompiler.recipes")
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def find(name: str) -> Recipe:
+    """A recipe by name, or from a ``.toml`` file.
+
+    Raises:
+        UsageError: No such recipe.
+        InputError: The file is not a valid recipe.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise InputError("no such recipe file", where=name, hint="check the path")
+        text = path.read_text(encoding="utf-8")
+    elif name in names():
+        text = (resources.files("qcompiler.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(
+            f"there is no recipe {name!r}",
+            hint=f"recipes are: {', '.join(names())}, or the path of a .toml file",
+        )
+    try:
+        recipe = msgspec.convert(tomllib.loads(text), Recipe)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InputError(f"not a valid recipe: {error}", where=name) from error
+    return recipe

@@ -1,0 +1,319 @@
+"""Graph + recipe + target -> points: which tensors may be quantized, and which must share a scale.
+
+Placement is what TensorRT fuses and what transformers survive:
+
+* both operands of Conv, ConvTranspose, Gemm and MatMul, or neither (rule D01); the activation's
+  pair sits at the input of the operator, behind data movement, so nothing stands between a
+  convolution and its activation function (rules D20, D21);
+* of a residual Add in a convolutional network the skip branch only: the other operand is the
+  convolution that the Add fuses into (rules E04-E06); an Add that no convolution feeds (a
+  transformer's residual stream, an attention mask) is never touched (rule F07);
+* nothing inside norms, activations, softmax or squeeze-excite gates (rules E09, E13, F14): those
+  operators have no weight slot, and gates are recognised by their structure;
+* one tensor, one scale, whoever reads it (rule E15); tensors that are the same values moved about,
+  and all inputs of a Concat with its output, share one (rules E01, E07).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qcompiler import ops
+from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.plan import Point, Points, Slot, Storage
+from qcompiler.recipe import Recipe
+from qcompiler.targets.base import Layer, Target
+
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+# An Add's result reaches the next convolution through these without leaving the fused kernel.
+_EPILOGUE = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Add"})
+
+
+def scan(graph: Graph, recipe: Recipe, target: Target) -> Points:
+    """Propose what to quantize; the graph is not changed.
+
+    Args:
+        graph: Prepared graph with inferred shapes.
+        recipe: What the user wants.
+        target: What the machine can do.
+
+    Returns:
+        Points in graph order, and a reason for every linear operator left in float.
+    """
+    found = _Found()
+    for node in graph.nodes:
+        reason = _propose(graph, node, recipe, target, found)
+        if reason:
+            found.skipped[label(node)] = reason
+    if target.residual == "skip":
+        _propose_skips(graph, found)
+    groups = _groups(graph, list(found.activations))
+    activation = Storage(target.activation_format, None, target.symmetric)
+    activations = tuple(
+        Point(t, tuple(slots), activation, groups[t], _dtype(graph, t))
+        for t, slots in found.activations.items()
+    )
+    weights = tuple(
+        Point(w.tensor, tuple(w.slots), Storage("int8", w.axis), w.tensor, _dtype(graph, w.tensor))
+        for w in found.weights.values()
+    )
+    return Points(
+        model_digest(graph), target.name, recipe.name, activations, weights, found.skipped
+    )
+
+
+@dataclass
+class _Weight:
+    tensor: str
+    axis: int | None
+    slots: list[Slot] = field(default_factory=list)
+
+
+@dataclass
+class _Found:
+    activations: dict[str, list[Slot]] = field(default_factory=dict)
+    weights: dict[tuple[str, int | None], _Weight] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    nodes: set[str] = field(default_factory=set)
+
+
+def _propose(
+    graph: Graph, node: Node, recipe: Recipe, target: Target, found: _Found
+) -> str:
+    """Add the operands of one node to the points, or say why not; empty if there is no question."""
+    if graph.has_body(node):
+        return "a sub-graph passes through untouched"
+    if ops.is_standard(node) and node.op in _RECURRENT:
+        return "recurrent operators have no Q/DQ form"
+    if not ops.is_weighted(node):
+        return ""
+    slot = ops.weight_slot(graph, node)
+    if slot is None:
+        return _both_computed(graph, node)
+    data = node.inputs[1 - slot if node.op == "MatMul" else 0]
+    weight = node.inputs[slot]
+    reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe)
+    if reason:
+        return reason
+    layer = _layer(node, slot, ops.constant_shape(weight), data)
+    verdict = target.allows(layer)
+    if not verdict.ok or verdict.row is None:
+        return verdict.why
+    axis = ops.weight_axis(node, slot, len(ops.constant_shape(weight)))
+    per_axis = axis if verdict.row.weight_granularity == "axis" else None
+    key = (weight.name, per_axis)
+    found.weights.setdefault(key, _Weight(weight.name, per_axis)).slots.append(
+        Slot(label(node), slot, "weight")
+    )
+    index = 1 - slot if node.op == "MatMul" else 0
+    found.activations.setdefault(data.name, []).append(Slot(label(node), index, "activation"))
+    found.nodes.add(label(node))
+    return ""
+
+
+def _excluded(graph: Graph, node: Node, recipe: Recipe) -> str:
+    glob = recipe.skips(label(node))
+    if glob:
+        return f"excluded by {glob!r}"
+    if ops.in_gate(graph, node):
+        return "inside a squeeze-excite gate [rule E09]"
+    return ""
+
+
+def _both_computed(graph: Graph, node: Node) -> str:
+    weight = node.inputs[ops.WEIGHTED[node.op].weight]
+    producer = graph.producer(weight)
+    if producer is not None and producer.op == "DequantizeLinear":
+        return "already quantized"
+    if node.op == "MatMul":
+        return "both operands are computed: attention is quantized entirely or not at all [rule F18]"
+    return "its weight is computed at run time"
+
+
+def _operands_reason(graph: Graph, data: Tensor, weight: Tensor) -> str:
+    shape = ops.constant_shape(weight)
+    producer = graph.producer(data)
+    if weight.dtype is None or weight.dtype not in (np.float32, np.float16):
+        return f"its weight is {weight.dtype}; QuantizeLinear takes float32 and float16 here"
+    if data.dtype != weight.dtype:
+        return f"its activation is {data.dtype} and its weight {weight.dtype}"
+    if graph.is_constant(data):
+        return "both operands are constant"
+    if producer is not None and producer.op == "DequantizeLinear":
+        return "its activation is already quantized"
+    if len(shape) < 2 or 0 in shape:
+        return f"its weight has shape {list(shape)}: no output channels to scale"
+    if graph.is_pinned(weight) and graph.is_output(weight):
+        return "its weight is an output of the graph"
+    if not np.isfinite(graph.values(weight)).all():
+        return "its weight holds NaN or infinity"
+    return ""
+
+
+def _layer(node: Node, slot: int, shape: tuple[int, ...], data: Tensor) -> Layer:
+    axis = ops.weight_axis(node, slot, len(shape))
+    kernel = shape[2:] if node.op in ("Conv", "ConvTranspose") else ()
+    kind = "dense"
+    if kernel and ops.groups(node) > 1:
+        per_group = shape[1] if node.op == "Conv" else shape[0] // ops.groups(node)
+        kind = "depthwise" if per_group == 1 else "grouped"
+    return Layer(
+        node.op,
+        kind,
+        ops.reduction_length(node, slot, shape),
+        shape[axis],
+        kernel,
+        _rows(node, slot, data),
+    )
+
+
+def _rows(node: Node, slot: int, data: Tensor) -> int | None:
+    """M: how many vectors meet the weight, if the shapes say so."""
+    if node.op not in ("MatMul", "Gemm") or data.shape is None:
+        return None
+    if node.op == "Gemm":
+        keep = [data.shape[1 if node.attrs.get("transA", 0) else 0]]
+    else:
+        keep = list(data.shape[:-1]) if slot == 1 else [*data.shape[:-2], data.shape[-1]]
+    fixed = [d for d in keep if isinstance(d, int)]
+    return int(np.prod(fixed)) if len(fixed) == len(keep) else None
+
+
+# ---------------------------------------------------------------------- residual Add
+
+
+def _propose_skips(graph: Graph, found: _Found) -> None:
+    for node in graph.nodes:
+        if not (ops.is_standard(node) and node.op == "Add") or not _is_residual(graph, node, found):
+            continue
+        index = _skip_index(graph, node, found)
+        if index is not None:
+            skip = node.inputs[index]
+            found.activations.setdefault(skip.name, []).append(Slot(label(node), index, "skip"))
+
+
+def _is_residual(graph: Graph, node: Node, found: _Found) -> bool:
+    """Whether an Add joins two computed tensors of one shape on the way to a quantized operator."""
+    a, b = node.inputs
+    if graph.is_constant(a) or graph.is_constant(b) or a is b:
+        return False
+    if a.shape is None or b.shape is None or list(a.shape) != list(b.shape):
+        return False
+    return _reaches_quantized(graph, node.outputs[0], found, depth=6)
+
+
+def _reaches_quantized(graph: Graph, tensor: Tensor, found: _Found, depth: int) -> bool:
+    if depth == 0:
+        return False
+    for user, _ in graph.users(tensor):
+        if label(user) in found.nodes:
+            return True
+        passes = ops.is_standard(user) and (user.op in _EPILOGUE or ops.moves_data(user))
+        if passes and _reaches_quantized(graph, user.outputs[0], found, depth - 1):
+            return True
+    return False
+
+
+def _skip_index(graph: Graph, node: Node, found: _Found) -> int | None:
+    """Which operand is the skip: the one that is not the convolution the Add fuses into.
+
+    If both are convolutions the longer branch fuses (rule E05).
+    """
+    convs = [i for i in (0, 1) if _is_fusible_conv(graph, node.inputs[i], found)]
+    if len(convs) == 2:
+        lengths = _branch_lengths(graph, node)
+        return 0 if lengths[1] >= lengths[0] else 1
+    return 1 - convs[0] if convs else None
+
+
+def _is_fusible_conv(graph: Graph, tensor: Tensor, found: _Found) -> bool:
+    producer = graph.producer(tensor)
+    return (
+        producer is not None
+        and producer.op in ("Conv", "ConvTranspose")
+        and label(producer) in found.nodes
+        and graph.sole_user(tensor) is not None
+    )
+
+
+def _branch_lengths(graph: Graph, node: Node) -> tuple[int, int]:
+    """Steps from each operand of an Add back to where the branches part."""
+    chains = [[id(t) for t in _upstream(graph, operand)] for operand in node.inputs]
+    common = next((t for t in chains[0] if t in chains[1]), None)
+    if common is None:
+        return len(chains[0]), len(chains[1])
+    return chains[0].index(common), chains[1].index(common)
+
+
+def _upstream(graph: Graph, tensor: Tensor, limit: int = 64) -> Iterator[Tensor]:
+    for _ in range(limit):
+        yield tensor
+        producer = graph.producer(tensor)
+        if producer is None or not producer.inputs:
+            return
+        tensor = producer.inputs[0]
+
+
+# ---------------------------------------------------------------------- groups
+
+
+def _groups(graph: Graph, tensors: list[str]) -> dict[str, str]:
+    """Tensor -> the first tensor of its group; union-find over data movement."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for node in graph.nodes:
+        for source in ops.moved_source(node):
+            if graph.is_constant(source) or source.dtype is None or source.dtype.kind != "f":
+                continue
+            for result in (t for t in node.outputs if t.dtype == source.dtype):
+                parent[root(result.name)] = root(source.name)
+    first: dict[str, str] = {}
+    for name in tensors:
+        first.setdefault(root(name), name)
+    return {name: first[root(name)] for name in tensors}
+
+
+def _dtype(graph: Graph, name: str) -> str:
+    tensor = graph.tensor(name)
+    return str(tensor.dtype) if tensor is not None else "float32"
+
+
+def model_digest(graph: Graph) -> str:
+    """SHA-256 over the graph's nodes, declarations and weights; metadata do not count.
+
+    Of a model with external data each weight enters with the first and last 4 KiB of its bytes
+    only, so that a model of any size is identified in milliseconds.
+    """
+    skeleton = graph.proto(skeleton=True)
+    del skeleton.metadata_props[:]
+    skeleton.ClearField("producer_name")
+    skeleton.ClearField("producer_version")
+    skeleton.ClearField("doc_string")
+    for node in skeleton.graph.node:
+        del node.metadata_props[:]
+        node.ClearField("doc_string")
+    del skeleton.graph.value_info[:]
+    del skeleton.graph.initializer[:]
+    digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True))
+    for tensor in graph.constants():
+        digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
+        if tensor.dtype is not None and tensor.dtype.kind in "OSU":
+            continue
+        if graph.is_constant(tensor):
+            flat = graph.values(tensor).reshape(-1)
+            edge = 4096 // flat.itemsize if graph.is_large else flat.size
+            digest.update(np.ascontiguousarray(flat[:edge]).tobytes())
+            digest.update(np.ascontiguousarray(flat[-edge:]).tobytes() if graph.is_large else b"")
+    return digest.hexdigest()
+
+

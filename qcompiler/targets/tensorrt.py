@@ -1,0 +1,39 @@
+"""Full TensorRT 10.x and 11.x, data centre and Jetson: the documented form of the graph.
+
+Nothing here was run on full TensorRT (its libraries cannot be installed without its index); rows
+cite the rule book.  What the parser and builder of TensorRT for RTX accept is tested.
+"""
+
+from __future__ import annotations
+
+from qcompiler.targets.base import Capability, Target
+
+TARGET = Target(
+    name="tensorrt",
+    activation_format="int8",
+    symmetric=True,
+    opset=21,
+    max_opset=24,
+    residual="skip",
+    least_reduction=16,
+    least_outputs=16,
+    capabilities=(
+        Capability("Conv", "dense", True, "axis", "INT8 kernel", "rules D01, D06, D12"),
+        Capability("Conv", "grouped", True, "axis", "INT8 kernel", "rule D12"),
+        Capability("Conv", "depthwise", True, "axis", "INT8 kernel", "rule D13"),
+        Capability(
+            "ConvTranspose", "dense", True, "tensor",
+            "per-channel scales are fragile, per-tensor ones are not", "rule D07",
+        ),
+        Capability(
+            "ConvTranspose", "grouped", False, "tensor",
+            "a grouped quantized ConvTranspose is refused", "rule D07",
+        ),
+        Capability(
+            "ConvTranspose", "depthwise", False, "tensor",
+            "a grouped quantized ConvTranspose is refused", "rule D07",
+        ),
+        Capability("Gemm", "dense", True, "axis", "INT8 kernel", "rules D01, D05, D06"),
+        Capability("MatMul", "dense", True, "axis", "INT8 kernel", "rules D01, D06"),
+    ),
+)  # fmt: skip
