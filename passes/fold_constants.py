@@ -110,18 +110,18 @@ def _fold_shape(graph: Graph, node: Node, *, trusted: bool) -> bool:
     """
     if node.domain or not node.outputs[0].name:
         return False
-    source: Node | None = node
+    source: Node = node
     pick: Pick | None = ...
     if node.op not in ("Shape", "Size"):
-        source = graph.producer(node.inputs[0]) if node.inputs else None
-        if source is None or source.op != "Shape" or source.domain:
+        producer = graph.producer(node.inputs[0]) if node.inputs else None
+        if producer is None or producer.op != "Shape" or producer.domain:
             return False
-        pick = _pick(graph, node)
+        source, pick = producer, _pick(graph, node)
     lengths = _lengths(graph, source, trusted=trusted)
     if lengths is None or pick is None:
         return False
     chosen = np.array(lengths, dtype=object)[pick]
-    if not all(isinstance(length, int) for length in np.ravel(chosen)):
+    if not all(isinstance(length, int) for length in np.asarray(chosen, object).flat):
         return False
     array = np.array(chosen, dtype=np.int64)
     result = np.asarray(array.prod(), np.int64) if node.op == "Size" else array

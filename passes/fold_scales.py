@@ -9,8 +9,8 @@ and with constants that vary along the input channels only::
     before   W (x * s + t) + b   =   (W s) x + (W t + b)
 
 Linear ops are Conv, ConvTranspose, Gemm and MatMul by a constant matrix on the right; a MatMul
-counts its following ``Add(constant)`` as its bias, which therefore stays (TensorRT fuses it), as
-does ``alpha`` and ``beta`` of a Gemm, which become 1.
+counts its following ``Add(constant)`` as its bias, which therefore stays (TensorRT fuses it).
+``alpha`` and ``beta`` of a Gemm are folded too and become 1.
 
 Where it stops:
 
@@ -26,6 +26,10 @@ A scalar factor also commutes with data movement, so it is carried through chain
 Transpose, Squeeze, Unsqueeze and Flatten: the ``1 / sqrt(d)`` of attention, split over query and
 key behind the heads' Reshape and Transpose, ends in the projections.
 
+Where the opset has no op for an RMS norm, its weight counts as a constant like any other, and goes
+into the next linear layer if that is its only reader.  That is the "gamma migration" of Outlier
+Suppression (https://arxiv.org/abs/2209.13325), reported to leave smaller outliers to quantize.
+
 Exporters: normalization of images before the first Conv, TorchScript's scaled attention, LayerScale
 and Keras ``Rescaling`` through tf2onnx.  Arithmetic is FP64, stored in the weight's type.
 """
@@ -38,7 +42,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.graph import Graph, Node, Tensor
 from qcompiler.match import is_float
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.weights import Array
@@ -400,7 +404,7 @@ def _write_bias(graph: Graph, linear: _Linear, values: Array) -> None:
         _write(graph, *linear.bias, values)
         return
     node = linear.node
-    bias = graph.const(f"{label(node)}_bias", values)
+    bias = graph.const(f"{node.name or node.outputs[0].name}_bias", values)
     graph.set_inputs(node, [*node.inputs[:2], bias])
 
 

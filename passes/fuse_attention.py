@@ -9,12 +9,14 @@ with Q ``[B, H, S, D]``, K ``[B, H, T, D]``, V ``[B, H, T, E]``.  The scale is s
 ``F.scaled_dot_product_attention`` in TorchScript and dynamo exports, and one ``Mul`` or ``Div`` of
 the scores in hand-written attention; any of a, b, c may be missing.  The mask is a float one that
 is added, or a Boolean one that selects between the scores and minus infinity.  Torch guards the
-softmax of a fully masked row by ``Where(IsNaN(P), 0, P)``; the op defines such rows as zero.
+softmax of a fully masked row by ``Where(IsNaN(P), 0, P)``; the op defines such rows as zero (where
+an unguarded softmax would give NaN: the only values that change).
 
 Legality, checked on inferred shapes: rank 4; H and D static and the same in Q, K, V (the op would
-take differing heads for grouped queries; ``MatMul`` would not); one batch size; a mask that does
-not broadcast the scores, and whose last axis *is* T (the op pads a shorter mask with minus
-infinity, ``Add`` broadcasts it).  The op exists since opset 23 (ONNX operators, Attention-23).
+take differing heads for grouped queries; ``MatMul`` would not); one batch size; a mask whose last
+axes *are* S and T (``Add`` broadcasts an axis of 1; the op pads a shorter T with minus infinity,
+and ONNX Runtime 1.32 refuses a shorter S).  The op exists since opset 23 (ONNX operators,
+Attention-23).
 
 This pass is *not* part of the default pipeline for TensorRT: with quantized linear layers around
 it, exploded attention is better there.  TensorRT recognizes the exploded form itself and lets it
@@ -148,11 +150,13 @@ def _same(a: int | str | None, b: int | str | None) -> bool:
 
 
 def _mask_fits(mask: Tensor, scores: Shape) -> bool:
-    """Whether a mask broadcasts to the scores without changing them, and covers every key."""
+    """Whether a mask has the scores' last two axes, and broadcasts to the first two."""
     shape = mask.shape
-    if shape is None or not 2 <= len(shape) <= 4 or not _same(shape[-1], scores[-1]):
+    if shape is None or not 2 <= len(shape) <= 4:
         return False
-    return all(m == 1 or _same(m, s) for m, s in zip(shape[::-1], scores[::-1], strict=False))
+    pairs = list(zip(shape[::-1], scores[::-1], strict=False))
+    whole = all(_same(m, s) for m, s in pairs[:2])
+    return whole and all(m == 1 or _same(m, s) for m, s in pairs[2:])
 
 
 def _key(graph: Graph, found: Match, perm: tuple[int, ...], shape: Shape) -> Tensor:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from qcompiler.graph import Graph, Node, Tensor
+from qcompiler.ops import WEIGHTED, groups, is_weighted, weight_axis
 from qcompiler.pipeline import Effect, Pass
 
 # Output-channel axis and number of groups of a weighted slot; None for any other reader.
@@ -58,17 +59,9 @@ def _split(graph: Graph, tensor: Tensor) -> int:
 
 
 def _role(node: Node, index: int, rank: int) -> Role:
-    if node.domain:
+    if not is_weighted(node):
         return None
-    match node.op, index:
-        case "Conv", 1:
-            return 0, 1
-        case "ConvTranspose", 1:
-            return 1, int(node.attrs.get("group", 1))
-        case "Gemm", 1:
-            return (0 if node.attrs.get("transB", 0) else 1), 1
-        case "MatMul", 1:
-            return rank - 1, 1
-        case "MatMul", 0:
-            return rank - 2, 1
-    return None
+    slots = (0, 1) if node.op == "MatMul" else (WEIGHTED[node.op].weight,)
+    if index not in slots:
+        return None
+    return weight_axis(node, index, rank), groups(node) if node.op == "ConvTranspose" else 1

@@ -17,7 +17,7 @@ from qcompiler.graph import Graph
 from qcompiler.numerics.ranges import METHODS, expected_error, to_qparams
 from qcompiler.numerics.weight_scale import search_scale
 from qcompiler.observers.histogram import Histogram
-from qcompiler.plan import Decision, Point, Points, QuantPlan, require_digest
+from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, require_digest
 from qcompiler.recipe import Recipe
 from qcompiler.spec import QParams
 
@@ -144,14 +144,13 @@ def _activation(point: Point, qparams: QParams, why: str, members: int) -> Decis
     )
 
 
-def _weight(graph: Graph, point: Point, slots: tuple, *, search: bool) -> Decision:  # type: ignore[type-arg]
+def _weight(graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool) -> Decision:
     tensor = graph.tensor(point.tensor)
     if tensor is None:
         raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")
     values = graph.values(tensor).astype(np.float32)
     spec = point.storage.spec()
-    grid = {} if search else {"factors": np.ones(1)}
-    qparams = in_dtype(search_scale(values, spec, **grid), point.dtype)
+    qparams = in_dtype(search_scale(values, spec, search=search), point.dtype)
     scale = qparams.scale
     return Decision(
         point.tensor,

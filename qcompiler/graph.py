@@ -15,6 +15,7 @@ value.  The facade guarantees:
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -72,7 +73,6 @@ class Graph:
         self._shell = protos.shell(model)
         self._folder = folder
         self._side_car: weights.SideCar | None = None
-        self._workspace: tempfile.TemporaryDirectory[str] | None = None
         self._counters: dict[str, int] = {}
         self._tensors: dict[str, Any] = {}
         self.provenance = ""
@@ -134,7 +134,10 @@ class Graph:
         )
         node.arity = len(explicit)
         node.aside = aside
-        extra = NodeProto(doc_string=proto.doc_string, overload=proto.overload)
+        extra = NodeProto()
+        for field in ("doc_string", "overload"):
+            if proto.HasField(field):
+                setattr(extra, field, getattr(proto, field))
         extra.metadata_props.extend(proto.metadata_props)
         node.extra = extra
         return node
@@ -147,7 +150,10 @@ class Graph:
         return self._tensors[name]
 
     def _lazy(self, proto: TensorProto) -> Any:
-        return gs.Constant(proto.name, gs.ir.tensor.LazyValues(proto))
+        values = gs.ir.tensor.LazyValues(proto)
+        # graphsurgeon leaves types that numpy lacks as ONNX's integer.
+        values.dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+        return gs.Constant(proto.name, values)
 
     def _set_type(self, proto: onnx.ValueInfoProto) -> None:
         tensor = self._tensors.get(proto.name)
@@ -527,6 +533,9 @@ class Graph:
                     onnx.helper.make_tensor_value_info(tensor.name, stored.data_type, stored.dims)
                 )
             else:
+                if skeleton and stored.data_location == TensorProto.EXTERNAL:
+                    # Whoever looks at a skeleton does not know the folder.
+                    stored = numpy_helper.from_array(self.values(tensor), tensor.name)
                 graph.initializer.append(stored)
                 graph.initializer[-1].name = tensor.name
         return model
@@ -551,8 +560,9 @@ class Graph:
     def spill(self) -> None:
         """Keep constants made from now on in a temporary file instead of memory."""
         if self._side_car is None:
-            self._workspace = tempfile.TemporaryDirectory(prefix="qcompiler-")
-            self._side_car = weights.SideCar(Path(self._workspace.name) / "qcompiler-spill.bin")
+            folder = Path(tempfile.mkdtemp(prefix="qcompiler-"))
+            self._side_car = weights.SideCar(folder / "qcompiler-spill.bin")
+            weakref.finalize(self, self._side_car.discard)
 
     def _folder_of(self, proto: TensorProto) -> Path | None:
         location = next((e.value for e in proto.external_data if e.key == "location"), "")

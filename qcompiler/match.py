@@ -56,6 +56,9 @@ class Match:
     tensors: Mapping[str, Tensor]
     scalars: tuple[Tensor, ...]
 
+    def __bool__(self) -> Literal[True]:
+        return True
+
     @property
     def result(self) -> Tensor:
         """What the last node computes."""
@@ -133,31 +136,21 @@ class Pattern(ABC):
 
 
 @dataclass(frozen=True)
-class _Var(Pattern):
+class _Leaf(Pattern):
     name: str
+    check: Callable[[Graph, Tensor], bool] | None = None
+    what: str = ""
+    scalar: bool = False
 
     def solve(self, search: _Search, tensor: Tensor, found: _Found) -> Iterator[_Found]:
-        bound = found.bind(self.name, tensor)
-        if bound is None:
-            search.note(found, f"not the tensor called {self.name} in the pattern", tensor.name)
-        else:
-            yield bound
-
-
-@dataclass(frozen=True)
-class _Const(Pattern):
-    name: str
-    check: Callable[[Graph, Tensor], bool]
-    what: str
-    scalar: bool
-
-    def solve(self, search: _Search, tensor: Tensor, found: _Found) -> Iterator[_Found]:
-        if not search.graph.is_constant(tensor) or not self.check(search.graph, tensor):
+        if self.check is not None and not (
+            search.graph.is_constant(tensor) and self.check(search.graph, tensor)
+        ):
             search.note(found, f"not {self.what}", tensor.name)
             return
         bound = found.bind(self.name, tensor)
         if bound is None:
-            search.note(found, f"not the constant called {self.name} in the pattern", tensor.name)
+            search.note(found, f"not the tensor called {self.name} in the pattern", tensor.name)
         elif self.scalar:
             yield dataclasses.replace(bound, scalars=(*bound.scalars, tensor))
         else:
@@ -252,17 +245,17 @@ def op(*names: str, **attrs: object) -> Op:
 
 def var(name: str) -> Pattern:
     """Any tensor."""
-    return _Var(name)
+    return _Leaf(name)
 
 
 def const(name: str = "", check: Callable[[Graph, Tensor], bool] | None = None) -> Pattern:
     """An initializer; ``check`` looks at its type, shape or (through the graph) values."""
-    return _Const(name, check or _always, "a fitting constant" if check else "a constant", False)
+    return _Leaf(name, check or _always, "a fitting constant" if check else "a constant")
 
 
 def scalar(name: str) -> Pattern:
     """A finite constant of one element, of any rank."""
-    return _Const(name, _is_scalar, "a scalar constant", True)
+    return _Leaf(name, _is_scalar, "a scalar constant", True)
 
 
 def number(value: float) -> Pattern:
@@ -281,7 +274,7 @@ def number(value: float) -> Pattern:
             return found == value
         return abs(found - value) <= abs(value) * max(RELATIVE_TOLERANCE, _epsilon(tensor))
 
-    return _Const("", check, f"the number {value:.7g}", True)
+    return _Leaf("", check, f"the number {value:.7g}", True)
 
 
 def any_of(*choices: Pattern) -> Pattern:

@@ -9,10 +9,11 @@ flat, weightless model in which every node to convert stands alone, with private
 and what comes back is taken apart again by those names.  One call costs milliseconds whatever the
 number of nodes.
 
-The converter (onnx 1.23) is wrong in four places, which are put right here:
+The converter (onnx 1.23) is wrong or clumsy in four places, which are put right here:
 
-* ``Softmax`` (also ``LogSoftmax``, ``Hardmax``) before 13 normalizes over *all* axes from ``axis``
-  on.  If every axis behind it has length 1 this is today's operator, and stays one node.
+* ``Softmax``, ``LogSoftmax`` and ``Hardmax`` before 13 work on *all* axes from ``axis`` on.  If
+  every axis behind it has length 1 that is today's operator, one node; else it is today's on the
+  flattened tensor.  The converter always makes four nodes, and leaves ``Hardmax`` as it is.
 * ``Resize`` 10 and ``Upsample`` sample at ``x_out / scale`` and round down; the converter leaves
   ``Resize`` 11's defaults, half pixels and rounding half down, which are another function.
 * ``GroupNormalization`` before 21 has one scale and bias a *group*, afterwards one a *channel*.
@@ -140,26 +141,34 @@ def _by_hand(
     request: Request, old: int, new: int, fresh: Callable[[str], str]
 ) -> Replacement | None:
     if request.node.op_type in _SOFTMAX and old < 13 <= new:
-        return _softmax(request)
+        return _softmax(request, fresh)
     if request.node.op_type == "GroupNormalization" and old < 21 <= new:
         return _group_norm(request, fresh)
     return None
 
 
-def _softmax(request: Request) -> Replacement | None:
+def _softmax(request: Request, fresh: Callable[[str], str]) -> Replacement:
+    """One node where the old operator is today's, else today's on the flattened tensor."""
     node = NodeProto()
     node.CopyFrom(request.node)
     given = next((a for a in node.attribute if a.name == "axis"), None)
     axis = given.i if given is not None else 1
-    shape = _shape(request, node.input[0])
-    if shape is None:
-        return Replacement((node,), {}) if axis == -1 else None
-    axis += len(shape) if axis < 0 else 0
-    if any(length != 1 for length in shape[axis + 1 :]):
-        return None
     if given is None:
-        node.attribute.add(name="axis", i=axis, type=AttributeProto.INT)
-    return Replacement((node,), {})
+        given = node.attribute.add(name="axis", i=axis, type=AttributeProto.INT)
+    shape = _shape(request, node.input[0])
+    rank = None if shape is None else len(shape)
+    behind = shape[axis % rank + 1 :] if shape and rank else []
+    if axis == -1 or (rank is not None and all(length == 1 for length in behind)):
+        return Replacement((node,), {})
+    source, result = node.input[0], node.output[0]
+    lengths, flat = fresh(f"{result}_shape"), fresh(f"{result}_flatten")
+    inner = fresh(f"{result}_{node.op_type.lower()}")
+    before = NodeProto(op_type="Shape", name=lengths, input=[source], output=[lengths])
+    flatten = NodeProto(op_type="Flatten", name=flat, input=[source], output=[flat])
+    flatten.attribute.add(name="axis", i=axis, type=AttributeProto.INT)
+    after = NodeProto(op_type="Reshape", name=result, input=[inner, lengths], output=[result])
+    node.input[0], node.output[0], given.i = flat, inner, -1
+    return Replacement((before, flatten, node, after), {})
 
 
 def _group_norm(request: Request, fresh: Callable[[str], str]) -> Replacement:
@@ -216,7 +225,7 @@ def _convert_batch(batch: Mapping[int, Request], old: int, new: int) -> dict[int
         return {}
     try:
         return _take_apart(onnx.version_converter.convert_version(_model(batch, old), new), batch)
-    except Exception as error:  # noqa: BLE001  (the converter raises several unrelated types)
+    except Exception as error:
         if len(batch) == 1:
             node = next(iter(batch.values())).node
             reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__

@@ -12,8 +12,7 @@ all::
     # W_q: int8[2, 3] = 7, -7, 7, 1, 1, -4
     # W_scale: float[3] = 0.1, 0.2, 1
 
-Two graphs with the same listing compute the same function (up to a collision of digests); names of
-nodes and metadata are left out, so that goldens speak about structure.
+Names of nodes and metadata are left out, so that goldens speak about structure.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def listing(graph: Graph, *, names: bool = False) -> str:
         if graph.is_constant(tensor):
             lines.append(f"# {_name(tensor.name)}: {constant_text(graph.values(tensor))}")
         else:
-            lines.append(f"# {_name(tensor.name)}: sparse")
+            lines.append(f"# {_name(tensor.name)}: sparse {_sparse(model.graph, tensor.name)}")
     return "\n".join(lines) + "\n"
 
 
@@ -67,18 +66,18 @@ def constant_text(array: Array) -> str:
     dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     kind = TensorProto.DataType.Name(dtype).lower()
     shape = f"[{', '.join(map(str, array.shape))}]" if array.ndim else ""
-    return f"{kind}{shape} = {_values(array)}"
+    return f"{kind}{shape} = {_values(array)}".rstrip()
 
 
 def _values(array: Array) -> str:
     if array.size <= SHOWN_VALUES:
         return ", ".join(_scalar(v) for v in array.reshape(-1))
-    digest = hashlib.sha256(_bytes(array)).hexdigest()[:_DIGEST_DIGITS]
+    digest = _digest(_bytes(array))
     if array.dtype.kind in "OSUc":
-        return f"{array.size} values, sha256 {digest}"
+        return f"{array.size} values, {digest}"
     wide = array if array.dtype.kind in "iub" else array.astype(np.float64)
     low, high = wide.min(), wide.max()
-    return f"{_scalar(array.dtype.type(low))} .. {_scalar(array.dtype.type(high))}, sha256 {digest}"
+    return f"{_scalar(array.dtype.type(low))} .. {_scalar(array.dtype.type(high))}, {digest}"
 
 
 def _bytes(array: Array) -> bytes:
@@ -94,6 +93,16 @@ def _scalar(value: object) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "1" if value else "0"
     return str(value).removesuffix(".0")
+
+
+def _sparse(graph: GraphProto, name: str) -> str:
+    proto = next(s for s in graph.sparse_initializer if s.values.name == name)
+    kind = TensorProto.DataType.Name(proto.values.data_type).lower()
+    return f"{kind}{list(proto.dims)} = {_digest(proto.SerializeToString(deterministic=True))}"
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256 {hashlib.sha256(data).hexdigest()[:_DIGEST_DIGITS]}"
 
 
 # ---------------------------------------------------------------------- nodes
@@ -147,8 +156,8 @@ def _attribute(attribute: AttributeProto) -> str:
     elif attribute.type in (AttributeProto.STRING, AttributeProto.STRINGS):
         texts = [_scalar(v) for v in ([value] if isinstance(value, bytes) else value)]
     else:
-        digest = hashlib.sha256(attribute.SerializeToString(deterministic=True)).hexdigest()
-        return f"{attribute.name}: {kind} = sha256 {digest[:_DIGEST_DIGITS]}"
+        digest = _digest(attribute.SerializeToString(deterministic=True))
+        return f"{attribute.name}: {kind} = {digest}"
     if not kind.endswith("s"):
         return f"{attribute.name} = {texts[0]}"
     shown = attribute.name if texts else f"{attribute.name}: {kind}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,7 +98,8 @@ def check_tensor(proto: TensorProto, folder: Path | None) -> None:
         values, count = len(getattr(proto, field)), math.prod(proto.dims)
         per_value = {"int32_data": 8 // _PACKED_BITS.get(proto.data_type, 8)}.get(field, 1)
         complex_parts = 2 if proto.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
-        found = expected if values * per_value >= count * complex_parts else values
+        needed = -(-count * complex_parts // per_value)
+        found = expected * values // needed if needed else values
     if found != expected:
         raise InputError(
             f"constant of shape {list(proto.dims)} needs {expected} bytes, the file holds {found}",
@@ -253,6 +255,11 @@ class SideCar:
     def flush(self) -> None:
         """Hand everything to the operating system, so that a memory map sees it."""
         self._file.flush()
+
+    def discard(self) -> None:
+        """Close and remove the file and its folder, which nobody needs any more."""
+        self._file.close()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
 
     def close(self) -> None:
         """Write through to the disk and close."""

@@ -4,7 +4,7 @@ Clipping costs more the narrower the range, rounding costs more the wider it is.
 but need not be convex, hence a grid: ends at ``f`` times the extremes, with ``f`` spaced evenly in
 the logarithm (finely over the upper two octaves, coarsely down to 2**-12), then once more between
 the neighbours of the best. A symmetric spec has one end to search. An asymmetric one has two; both
-are shrunk together first, then each by itself.
+are shrunk together first, then each by itself, twice.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from qcompiler.numerics.expected_error import Segments, squared_errors
 from qcompiler.spec import Spec
 
 _REFINED = 33
+_ROUNDS = 2  # the first end was searched beside a wrong second one
 
 
 def _grid() -> F64:
@@ -34,8 +35,8 @@ def least_squared_error(parts: Segments, lo: float, hi: float, spec: Spec) -> tu
     """
     both = _search(parts, (lo, hi), (True, True), (1.0, 1.0), spec)
     if not spec.symmetric and lo < 0 < hi:
-        both = _search(parts, (lo, hi), (False, True), both, spec)
-        both = _search(parts, (lo, hi), (True, False), both, spec)
+        for free in ((False, True), (True, False)) * _ROUNDS:
+            both = _search(parts, (lo, hi), free, both, spec)
     return lo * both[0], hi * both[1]
 
 

@@ -10,6 +10,8 @@ shares a scale, minimise over ``f`` in 0.75 … 1 ::
 of ``y`` is the sum of ``E[x_j²] (w_ij - ŵ_ij)²``, up to the correlation between inputs (AWQ, Lin et
 al. 2023, searches its clipping the same way). The search may use float32; the winner is measured
 against f = 1 in float64 and kept only if it is better, so the result is never worse than absmax.
+A block whose values lie on a grid already gets the step of that grid as one more candidate
+(:mod:`~.lattice`), which loses nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from qcompiler.errors import InputError
 from qcompiler.formats import F32
 from qcompiler.numerics.affine import F64, affine
+from qcompiler.numerics.lattice import lattice_steps
 from qcompiler.numerics.quantize import tile_shape
 from qcompiler.spec import QParams, Spec
 
@@ -29,7 +32,9 @@ _FACTORS = tuple(np.linspace(1.0, 0.75, 41).tolist())  # widest first: it wins t
 _SLICE = 1 << 16  # elements quantized at a time: float32 temporaries that stay in cache
 
 
-def search_scale(weight: ArrayLike, spec: Spec, importance: ArrayLike | None = None) -> QParams:
+def search_scale(
+    weight: ArrayLike, spec: Spec, importance: ArrayLike | None = None, *, search: bool = True
+) -> QParams:
     """The scale of each block of a weight that loses least.
 
     Args:
@@ -37,6 +42,7 @@ def search_scale(weight: ArrayLike, spec: Spec, importance: ArrayLike | None = N
         spec: Integer format and granularity; asymmetric specs shrink both ends together.
         importance: Non-negative weights of the squared errors, broadcastable to ``weight``;
             all 1 if not given.
+        search: Whether to try anything but the largest value (f = 1).
 
     Returns:
         Parameters of the shape ``spec.granularity.scale_shape(weight.shape)``. A block of zeros
@@ -58,7 +64,7 @@ def search_scale(weight: ArrayLike, spec: Spec, importance: ArrayLike | None = N
         part = slice(start, start + step)
         block = np.ascontiguousarray(rows[part])
         cost = None if costs is None else np.ascontiguousarray(costs[part])
-        scale[part], zero[part] = _search(block, cost, spec)
+        scale[part], zero[part] = _search(block, cost, spec, _FACTORS if search else _FACTORS[:1])
     shape = spec.granularity.scale_shape(values.shape)
     return QParams(scale.reshape(shape), zero.reshape(shape))
 
@@ -83,7 +89,9 @@ def _importance(importance: ArrayLike, weight: F32) -> F32:
         ) from None
 
 
-def _search(rows: F32, costs: F32 | None, spec: Spec) -> tuple[F32, NDArray[Any]]:
+def _search(
+    rows: F32, costs: F32 | None, spec: Spec, factors: F64
+) -> tuple[F32, NDArray[Any]]:
     """Best scale and zero point of each row."""
     if not rows.size:
         return affine(np.zeros(len(rows)), np.zeros(len(rows)), spec)
@@ -97,8 +105,28 @@ def _search(rows: F32, costs: F32 | None, spec: Spec) -> tuple[F32, NDArray[Any]
         loss = np.minimum(found, loss)
     whole = affine(lo, hi, spec)
     chosen = affine(lo * factor, hi * factor, spec)
-    better = _exact_loss(rows, costs, chosen, spec) < _exact_loss(rows, costs, whole, spec)
-    return np.where(better, chosen[0], whole[0]), np.where(better, chosen[1], whole[1])
+    best, least = _better(rows, costs, spec, whole, chosen)
+    if len(factors) > 1 and spec.symmetric:
+        steps = lattice_steps(rows, int(spec.element.max))
+        on_grid = np.where(steps > 0, steps, best[0]).astype(np.float32)
+        best, _ = _better(rows, costs, spec, best, (on_grid, best[1]), least)
+    return best
+
+
+def _better(
+    rows: F32,
+    costs: F32 | None,
+    spec: Spec,
+    first: tuple[F32, NDArray[Any]],
+    second: tuple[F32, NDArray[Any]],
+    first_loss: F64 | None = None,
+) -> tuple[tuple[F32, NDArray[Any]], F64]:
+    """The better of two choices, row by row, and its loss; the first wins ties."""
+    a = _exact_loss(rows, costs, first, spec) if first_loss is None else first_loss
+    b = _exact_loss(rows, costs, second, spec)
+    wins = b < a
+    best = np.where(wins, second[0], first[0]), np.where(wins, second[1], first[1])
+    return best, np.minimum(a, b)
 
 
 def _loss(rows: F32, costs: F32 | None, affine_: tuple[F32, NDArray[Any]], spec: Spec) -> F64:
