@@ -1,12 +1,8 @@
 """Points + data + backend -> statistics.
 
-The graph is run as it is, with four small nodes added beside each tensor of interest::
-
-    flat = Reshape(x, [-1]);  ReduceMin(flat), ReduceMax(flat);  Slice(flat, step p)
-
-so that a tensor never leaves the engine: exact extremes and a strided sample of at most a few
-thousand elements do.  The stride is a prime, so it does not fall into step with channels.  One
-sample runs at a time; statistics are integer counts: neither the order nor the batching of the
+The graph is run as it is, with taps beside the tensors of interest (``qcompiler.taps``): exact
+extremes and a sample of a few thousand elements leave the engine, the tensor itself does not.  One
+sample runs at a time, and statistics are integer counts: neither the order nor the batching of the
 samples changes a bit of the result.
 
 Some samples are held out for verification: those with the smallest hashes of their bytes.  That
@@ -27,11 +23,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from qcompiler.backends.onnxruntime import OrtSession
 from qcompiler.errors import InputError
 from qcompiler.observers.histogram import Histogram, HistogramBuilder
+from qcompiler.taps import Seen, Tap, fix_shapes, instrument
 from qcompiler.weights import atomic
 
 Array = NDArray[Any]
@@ -39,17 +36,11 @@ Feeds = Mapping[str, Array]
 VERSION = 1
 
 # At most this many elements of one tensor of one sample are binned; extremes are always exact.
-SAMPLE = 4096
+SAMPLE = 2048
 # Held-out samples: one in eight, at least one if there are two, at most this many.
 HELD_OUT = 16
-_PRIMES = np.array(
-    [1, 2, 3, 5, 7, 11, 17, 29, 47, 79, 127, 211, 347, 577, 967, 1601, 2677, 4463, 7433, 12377,
-     20627, 34403, 57329, 95549, 159233, 265387, 442307, 737179],
-    np.int64,
-)  # fmt: skip
 # Samples of one tensor wait in a buffer, so that counting costs no Python call each.
 _FLUSH_EVERY = 16
-_PREFIX = "qcompiler."
 
 
 @dataclass(frozen=True)
@@ -194,27 +185,26 @@ def collect(
     """
     total = length_hint(samples, 0)
     builders = {name: HistogramBuilder() for name in tensors}
-    probe = _Probe(model, tensors, custom_ops)
     waiting: dict[str, list[Array]] = {name: [] for name in tensors}
+    probe = _Probe(model, tensors, custom_ops)
     count = 0
     for feeds in samples:
-        extremes, values = probe.run(feeds)
-        for i, name in enumerate(tensors):
-            low, high = extremes[2 * i], extremes[2 * i + 1]
-            if values[i].size:
-                builders[name].update(_EMPTY, float(low), float(high))
-            waiting[name].append(values[i])
+        for name, seen in probe.run(feeds).items():
+            builders[name].update(_NONE, *seen.extremes)
+            waiting[name].append(seen.sample)
         count += 1
         if count % _FLUSH_EVERY == 0:
             _flush(builders, waiting)
         progress(count, total)
     _flush(builders, waiting)
     if count == 0:
-        raise InputError("the data hold no samples", hint="pass at least one; a few hundred are usual")
+        raise InputError(
+            "the data hold no samples", hint="pass at least one; a few hundred are usual"
+        )
     return {name: b.histogram() for name, b in builders.items()}, count
 
 
-_EMPTY = np.zeros(0, np.float32)
+_NONE = np.zeros(0, np.float32)
 
 
 def _flush(builders: Mapping[str, HistogramBuilder], waiting: dict[str, list[Array]]) -> None:
@@ -227,8 +217,9 @@ def _flush(builders: Mapping[str, HistogramBuilder], waiting: dict[str, list[Arr
 class _Probe:
     """A session on the instrumented model; opened for the shapes of the first sample.
 
-    While all samples have one shape, symbolic axes are fixed and strides are constants; the first
-    sample of another shape reopens the session with strides computed in the graph.
+    While all samples have one shape, that shape is written into the model and strides are
+    constants; the first sample of another shape reopens the session with strides computed in the
+    graph.
     """
 
     def __init__(
@@ -239,122 +230,28 @@ class _Probe:
         self._custom_ops = custom_ops
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._session: OrtSession | None = None
+        self._taps: dict[str, Tap] = {}
 
-    def run(self, feeds: Feeds) -> tuple[Array, list[Array]]:
+    def run(self, feeds: Feeds) -> dict[str, Seen]:
+        """Extremes and a sample of every tensor for one feed."""
         shapes = {k: tuple(v.shape) for k, v in feeds.items()}
-        if self._session is None or (self._shapes is not None and shapes != self._shapes):
-            first = self._session is None
-            self._session = self._open(shapes if first else None)
-            self._shapes = shapes if first else None
-        out = self._session.run(feeds, [_PREFIX + "extremes", *(f"{_PREFIX}{i}" for i in range(len(self._tensors)))])
-        values = list(out.values())
-        return values[0], values[1:]
+        if self._session is None or self._shapes not in (None, shapes):
+            self._shapes = shapes if self._session is None else None
+            self._open()
+        assert self._session is not None
+        out = self._session.run(feeds)
+        return {name: tap.read(out) for name, tap in self._taps.items()}
 
-    def _open(self, shapes: Mapping[str, tuple[int, ...]] | None) -> OrtSession:
-        sizes: dict[str, int] = {}
+    def _open(self) -> None:
+        proto = ModelProto()
         if isinstance(self._model, Path):
             proto = onnx.load(self._model, load_external_data=False)
         else:
-            proto = ModelProto()
             proto.CopyFrom(self._model)
-        if shapes is not None:
-            sizes = _fix_inputs(proto, shapes)
-        instrument(proto, self._tensors, sizes)
+        known = fix_shapes(proto, self._shapes) if self._shapes is not None else {}
+        self._taps = instrument(proto, self._tensors, known, SAMPLE)
+        source: ModelProto | Path = proto
         if isinstance(self._model, Path):
-            path = self._model.with_name("probe.onnx")
-            path.write_bytes(proto.SerializeToString())
-            return OrtSession(path, level="all", custom_ops=self._custom_ops)
-        return OrtSession(proto, level="all", custom_ops=self._custom_ops)
-
-
-def _fix_inputs(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Write concrete shapes into the inputs; tensor -> number of elements where that fixes it."""
-    for value in proto.graph.input:
-        if value.name in shapes and value.type.tensor_type.HasField("shape"):
-            for dim, size in zip(value.type.tensor_type.shape.dim, shapes[value.name], strict=False):
-                dim.dim_value = size
-    # Declared shapes inside the graph may name symbols that are now numbers.
-    del proto.graph.value_info[:]
-    for output in proto.graph.output:
-        for dim in output.type.tensor_type.shape.dim:
-            if dim.HasField("dim_param"):
-                dim.ClearField("dim_param")
-    skeleton = ModelProto()
-    skeleton.CopyFrom(proto)
-    for tensor in skeleton.graph.initializer:
-        if len(tensor.raw_data) > 4096:
-            skeleton.graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    kept = [t for t in skeleton.graph.initializer if len(t.raw_data) <= 4096]
-    del skeleton.graph.initializer[:]
-    skeleton.graph.initializer.extend(kept)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except Exception:  # noqa: BLE001  (inference gives up with bare errors; strides are then computed)
-        return {}
-    sizes: dict[str, int] = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
-        dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-            sizes[value.name] = int(np.prod([d.dim_value for d in dims], dtype=np.int64))
-    return sizes
-
-
-def instrument(proto: ModelProto, tensors: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Replace the outputs of a model by extremes and samples of some of its tensors, in place.
-
-    Args:
-        proto: The model.
-        tensors: Tensor -> dtype; float16 is widened.
-        sizes: Tensor -> number of elements, where it is known.
-    """
-    graph = proto.graph
-    del graph.output[:]
-    flat_shape, zero, end, axis = (f"{_PREFIX}{n}" for n in ("flat", "zero", "end", "axis"))
-    limits = {flat_shape: [-1], zero: [0], end: [np.iinfo(np.int64).max], axis: [0]}
-    for name, value in limits.items():
-        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], value))
-    graph.initializer.append(helper.make_tensor(f"{_PREFIX}primes", TensorProto.INT64, [len(_PRIMES)], _PRIMES))
-    graph.initializer.append(helper.make_tensor(f"{_PREFIX}sample", TensorProto.INT64, [], [SAMPLE]))
-    ends: list[str] = []
-    for i, (name, dtype) in enumerate(tensors.items()):
-        base = f"{_PREFIX}{i}"
-        source = name
-        if np.dtype(dtype) != np.float32:
-            graph.node.append(helper.make_node("Cast", [name], [f"{base}.wide"], to=TensorProto.FLOAT))
-            source = f"{base}.wide"
-        graph.node.append(helper.make_node("Reshape", [source, flat_shape], [f"{base}.flat"]))
-        for op, end_name in (("ReduceMin", f"{base}.min"), ("ReduceMax", f"{base}.max")):
-            graph.node.append(helper.make_node(op, [f"{base}.flat"], [end_name], keepdims=1))
-            ends.append(end_name)
-        step = _stride(graph, base, source, sizes.get(name))
-        graph.node.append(helper.make_node("Slice", [f"{base}.flat", zero, end, axis, step], [base]))
-        graph.output.append(helper.make_tensor_value_info(base, TensorProto.FLOAT, [None]))
-    if ends:
-        graph.node.append(helper.make_node("Concat", ends, [f"{_PREFIX}extremes"], axis=0))
-        graph.output.append(
-            helper.make_tensor_value_info(f"{_PREFIX}extremes", TensorProto.FLOAT, [len(ends)])
-        )
-
-
-def _stride(graph: onnx.GraphProto, base: str, source: str, size: int | None) -> str:
-    """The smallest prime stride that leaves at most ``SAMPLE`` elements, constant or computed."""
-    step = f"{base}.step"
-    if size is not None:
-        prime = _PRIMES[min(np.searchsorted(_PRIMES * SAMPLE, size), len(_PRIMES) - 1)]
-        graph.initializer.append(helper.make_tensor(step, TensorProto.INT64, [1], [int(prime)]))
-        return step
-    primes, flat_shape = f"{_PREFIX}primes", f"{_PREFIX}flat"
-    nodes = (
-        ("Size", [source], "size", {}),
-        ("Mul", [primes, f"{_PREFIX}sample"], "reach", {}),
-        ("Less", [f"{base}.reach", f"{base}.size"], "less", {}),
-        ("Cast", [f"{base}.less"], "ones", {"to": TensorProto.INT64}),
-        ("ReduceSum", [f"{base}.ones"], "index", {"keepdims": 0}),
-        ("Gather", [primes, f"{base}.index"], "prime", {}),
-        ("Reshape", [f"{base}.prime", flat_shape], "step", {}),
-    )
-    for op, inputs, output, attributes in nodes:
-        graph.node.append(helper.make_node(op, inputs, [f"{base}.{output}"], **attributes))
-    return step
+            source = self._model.with_name("probe.onnx")
+            source.write_bytes(proto.SerializeToString())
+        self._session = OrtSession(source, level="all", custom_ops=self._custom_ops)
