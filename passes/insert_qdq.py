@@ -12,6 +12,7 @@ Before: ``Conv(x, W)``.  After: ``Conv(DequantizeLinear(QuantizeLinear(x, s, 0),
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,10 @@ import numpy as np
 from qcompiler.errors import InputError
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.pipeline import Effect, Pass
-from qcompiler.plan import Decision, QuantPlan
+from qcompiler.plan import Decision, QuantPlan, Slot
+
+# Format, type of the scale, scale and zero point: what a shared pair of constants stands for.
+_Key = tuple[str, str, float, int]
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,12 @@ class InsertQdq(Pass):
             InputError: The plan names a tensor or node that the graph lacks.
         """
         nodes = nodes_by_label(graph)
-        shared: dict[tuple[str, float, int], tuple[Tensor, Tensor]] = {}
+        shared: dict[_Key, tuple[Tensor, Tensor]] = {}
+        done = 0
         for decision in self.plan.activations:
+            slots = self.plan.slots(decision)
+            if not slots:
+                continue
             tensor = graph.tensor(decision.tensor)
             if tensor is None:
                 raise InputError(
@@ -48,15 +56,18 @@ class InsertQdq(Pass):
                     where=decision.tensor,
                     hint="the plan belongs to another model; make it again",
                 )
-            rewire(graph, nodes, decision, tensor, _pair(graph, decision, tensor, shared))
-        return len(self.plan.activations)
+            require_dtype(decision, tensor)
+            pair = _pair(graph, decision, tensor, shared)
+            rewire(graph, nodes, slots, tensor, pair)
+            done += 1
+        return done
 
 
 def _pair(
     graph: Graph,
     decision: Decision,
     tensor: Tensor,
-    shared: dict[tuple[str, float, int], tuple[Tensor, Tensor]],
+    shared: dict[_Key, tuple[Tensor, Tensor]],
 ) -> Tensor:
     qparams = decision.qparams()
     if qparams.scale.ndim:
@@ -65,7 +76,7 @@ def _pair(
             where=decision.tensor,
             hint="give one number (rule B22)",
         )
-    key = (decision.storage.format, float(qparams.scale), int(qparams.zero_point))
+    key = (decision.storage.format, decision.dtype, float(qparams.scale), int(qparams.zero_point))
     if key not in shared:
         shared[key] = (
             graph.const(f"{tensor.name}_scale", qparams.scale.astype(np.dtype(decision.dtype))),
@@ -92,20 +103,34 @@ def nodes_by_label(graph: Graph) -> dict[str, Node]:
     return {label(node): node for node in graph.nodes}
 
 
+def require_dtype(decision: Decision, tensor: Tensor) -> None:
+    """Refuse a plan whose scale would have another type than its tensor (rule B24).
+
+    Raises:
+        InputError: The types differ.
+    """
+    if str(tensor.dtype) != decision.dtype:
+        raise InputError(
+            f"the plan has a {decision.dtype} scale for a {tensor.dtype} tensor",
+            where=decision.tensor,
+            hint="give the scale the type of the tensor",
+        )
+
+
 def rewire(
-    graph: Graph, nodes: dict[str, Node], decision: Decision, old: Tensor, new: Tensor
+    graph: Graph, nodes: dict[str, Node], slots: Iterable[Slot], old: Tensor, new: Tensor
 ) -> None:
-    """Let the slots of a decision read ``new`` instead of ``old``.
+    """Let slots read ``new`` instead of ``old``.
 
     Raises:
         InputError: A slot does not exist or reads another tensor.
     """
-    for slot in decision.slots:
+    for slot in slots:
         node = nodes.get(slot.node)
         if node is None or slot.index >= len(node.inputs) or node.inputs[slot.index] is not old:
             raise InputError(
                 f"input {slot.index} of node {slot.node!r} does not read this tensor",
-                where=decision.tensor,
+                where=old.name,
                 hint="the plan belongs to another model; make it again",
             )
         graph.set_input(node, slot.index, new)

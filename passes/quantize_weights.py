@@ -21,9 +21,9 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.errors import InputError
-from qcompiler.graph import Graph
+from qcompiler.graph import Graph, Tensor
 from qcompiler.numerics.quantize import quantize
-from qcompiler.passes.insert_qdq import nodes_by_label, rewire
+from qcompiler.passes.insert_qdq import nodes_by_label, require_dtype, rewire
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.plan import Decision, QuantPlan
 
@@ -45,7 +45,11 @@ class QuantizeWeights(Pass):
                 number of scales.
         """
         nodes = nodes_by_label(graph)
+        done = 0
         for decision in self.plan.weights:
+            slots = self.plan.slots(decision)
+            if not slots:
+                continue
             weight = graph.tensor(decision.tensor)
             if weight is None or not graph.is_constant(weight):
                 raise InputError(
@@ -53,14 +57,14 @@ class QuantizeWeights(Pass):
                     where=decision.tensor,
                     hint="the plan belongs to another model; make it again",
                 )
-            rewire(graph, nodes, decision, weight, _dequantized(graph, decision))
-        return len(self.plan.weights)
+            require_dtype(decision, weight)
+            rewire(graph, nodes, slots, weight, _dequantized(graph, decision, weight))
+            done += 1
+        return done
 
 
-def _dequantized(graph: Graph, decision: Decision):  # type: ignore[no-untyped-def]
+def _dequantized(graph: Graph, decision: Decision, weight: Tensor) -> Tensor:
     name = decision.tensor
-    weight = graph.tensor(name)
-    assert weight is not None
     values = graph.values(weight)
     qparams, spec = decision.qparams(), decision.storage.spec()
     expected = spec.granularity.scale_shape(values.shape)

@@ -14,16 +14,16 @@ Names are imported when they are first used, so that ``import qcompiler`` costs 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qcompiler.calibrate import Statistics as Statistics
+    from qcompiler.data.open import ImageOptions as ImageOptions
     from qcompiler.driver import Options as Options
     from qcompiler.driver import Result as Result
     from qcompiler.driver import compile as compile  # noqa: A004
-    from qcompiler.data.open import ImageOptions as ImageOptions
     from qcompiler.errors import QCompilerError as QCompilerError
     from qcompiler.evaluate import open_evaluation as open_evaluation
     from qcompiler.graph import Graph as Graph
@@ -52,7 +52,7 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'qcompiler' has no attribute {name!r}")
     return getattr(importlib.import_module(f"qcompiler.{_PUBLIC[name]}"), name)

@@ -1,9 +1,9 @@
 """Points + data + backend -> statistics.
 
 The graph is run as it is, with taps beside the tensors of interest (``qcompiler.taps``): exact
-extremes and a sample of a few thousand elements leave the engine, the tensor itself does not.  One
-sample runs at a time, and statistics are integer counts: neither the order nor the batching of the
-samples changes a bit of the result.
+extremes and a sample of a few thousand elements leave the engine, the tensor itself does not.
+Samples run a few at a time where the model keeps them apart, but are looked at one by one, and
+statistics are integer counts: neither the order nor the batching of the samples changes a bit.
 
 Some samples are held out for verification: those with the smallest hashes of their bytes.  That
 choice, too, does not depend on order, and needs one pass over a stream of unknown length.
@@ -14,11 +14,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -28,7 +29,7 @@ from onnx import ModelProto
 from qcompiler.backends.onnxruntime import OrtSession
 from qcompiler.errors import InputError
 from qcompiler.observers.histogram import Histogram, HistogramBuilder
-from qcompiler.taps import Seen, Tap, fix_shapes, instrument
+from qcompiler.taps import Seen, Tap, fix_inputs, follows_batch, infer_shapes, instrument, skeleton
 from qcompiler.weights import atomic
 
 Array = NDArray[Any]
@@ -36,9 +37,14 @@ Feeds = Mapping[str, Array]
 VERSION = 1
 
 # At most this many elements of one tensor of one sample are binned; extremes are always exact.
-SAMPLE = 2048
+SAMPLE = 1024
 # Held-out samples: one in eight, at least one if there are two, at most this many.
 HELD_OUT = 16
+# Samples that run together, and the elements of tapped tensors that such a group may have.
+_GROUP = 8
+_GROUP_ELEMENTS = 1 << 25
+# Of so many samples the values are binned, about, if there are more.
+BINNED = 64
 # Samples of one tensor wait in a buffer, so that counting costs no Python call each.
 _FLUSH_EVERY = 16
 
@@ -118,14 +124,25 @@ class Statistics:
         )
 
 
-def sample_hash(feeds: Feeds) -> bytes:
-    """Sixteen bytes that identify a sample by its content."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(feeds):
-        array = np.ascontiguousarray(feeds[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()
+class Sample(NamedTuple):
+    """One complete feed and the 32 bytes that identify its content."""
+
+    key: bytes
+    feeds: Feeds
+
+    @classmethod
+    def of(cls, feeds: Feeds) -> Sample:
+        """A sample with the SHA-256 of its names, types, shapes and bytes."""
+        digest = hashlib.sha256()
+        for name in sorted(feeds):
+            array = np.ascontiguousarray(feeds[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes() if 0 in array.shape else array.data)
+        return cls(digest.digest(), dict(feeds))
+
+    def drawn(self, share: float) -> bool:
+        """Whether this sample belongs to a share of all, 0 to 1; a matter of its content alone."""
+        return int.from_bytes(self.key[-8:]) < share * 2.0**64
 
 
 class Split:
@@ -135,34 +152,51 @@ class Split:
     smallest hashes are held out: one in eight, at least one of two, at most ``HELD_OUT``.
     """
 
-    def __init__(self, samples: Iterable[Feeds]) -> None:
-        self._samples = samples
+    def __init__(self, feeds: Iterable[Feeds]) -> None:
+        self._feeds = feeds
         self.held_out: list[Feeds] = []
         self.count = 0
 
-    def __iter__(self) -> Iterator[Feeds]:
-        heap: list[tuple[bytes, int, Feeds]] = []
-        for number, feeds in enumerate(self._samples):
+    @property
+    def expected(self) -> int | None:
+        """How many samples the stream holds, if that is certain before it is read."""
+        found = len(self._feeds) if isinstance(self._feeds, Sized) else None
+        exact: int | None = getattr(self._feeds, "exact_length", found)
+        return exact
+
+    def __length_hint__(self) -> int:
+        """Samples to calibrate on, about; 0 if unknown."""
+        count = length_hint(self._feeds, 0)
+        return count - _held(count)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples to calibrate on."""
+        heap: list[tuple[bytes, int, Sample]] = []
+        for number, feeds in enumerate(self._feeds):
             self.count += 1
+            sample = Sample.of(feeds)
             # heapq keeps the least on top; inverted hashes put the largest kept hash there.
-            key = bytes(255 - b for b in sample_hash(feeds))
-            entry = (key, -number, dict(feeds))
+            entry = (bytes(255 - b for b in sample.key), -number, sample)
             if len(heap) < HELD_OUT:
                 heapq.heappush(heap, entry)
             else:
                 yield heapq.heappushpop(heap, entry)[2]
-        kept = min(HELD_OUT, max(self.count // 8, 1)) if self.count > 1 else 0
-        ranked = sorted(heap, reverse=True)
-        self.held_out = [feeds for _, _, feeds in ranked[:kept]]
-        for _, _, feeds in ranked[kept:]:
-            yield feeds
+        ranked = [sample for _, _, sample in sorted(heap, reverse=True)]
+        kept = _held(self.count)
+        self.held_out = [s.feeds for s in ranked[:kept]]
+        yield from ranked[kept:]
+
+
+def _held(count: int) -> int:
+    return min(HELD_OUT, max(count // 8, 1)) if count > 1 else 0
 
 
 def collect(
     model: ModelProto | Path,
     tensors: Mapping[str, Any],
-    samples: Iterable[Feeds],
+    samples: Iterable[Sample],
     *,
+    expected: int | None = None,
     custom_ops: Sequence[Path] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Histogram], int]:
@@ -171,7 +205,9 @@ def collect(
     Args:
         model: The prepared model; a path if its weights lie beside it.
         tensors: Tensor -> its ``numpy`` dtype.
-        samples: Feeds, one sample each.
+        samples: What to run.
+        expected: How many there are, if that is certain: of many samples a share drawn by their
+            hashes is binned, while extremes are taken of all.
         custom_ops: Libraries for ONNX Runtime.
         progress: Called with samples done and expected (0 if unknown).
 
@@ -186,15 +222,17 @@ def collect(
     total = length_hint(samples, 0)
     builders = {name: HistogramBuilder() for name in tensors}
     waiting: dict[str, list[Array]] = {name: [] for name in tensors}
-    probe = _Probe(model, tensors, custom_ops)
-    count = 0
-    for feeds in samples:
-        for name, seen in probe.run(feeds).items():
+    probe = _Probe(model, tensors, custom_ops, BINNED / expected if expected else 1.0)
+    count = flushed = 0
+    for group in probe.groups(samples):
+        for name, seen in probe.run(group).items():
             builders[name].update(_NONE, *seen.extremes)
-            waiting[name].append(seen.sample)
-        count += 1
-        if count % _FLUSH_EVERY == 0:
+            if seen.sample is not None:
+                waiting[name].append(seen.sample)
+        count += len(group.feeds)
+        if count - flushed >= _FLUSH_EVERY:
             _flush(builders, waiting)
+            flushed = count
         progress(count, total)
     _flush(builders, waiting)
     if count == 0:
@@ -214,44 +252,97 @@ def _flush(builders: Mapping[str, HistogramBuilder], waiting: dict[str, list[Arr
         parts.clear()
 
 
+class Group(NamedTuple):
+    """Samples that run together, and whether their values are binned."""
+
+    feeds: list[Feeds]
+    binned: bool
+
+
+def _rest(waiting: dict[bool, list[Feeds]]) -> Iterator[Group]:
+    for binned, feeds in waiting.items():
+        if feeds:
+            yield Group(feeds, binned)
+        waiting[binned] = []
+
+
 class _Probe:
     """A session on the instrumented model; opened for the shapes of the first sample.
 
-    While all samples have one shape, that shape is written into the model and strides are
-    constants; the first sample of another shape reopens the session with strides computed in the
-    graph.
+    While all samples have one shape, that shape is written into the model, strides are constants,
+    and a few samples run together if the model keeps them apart.  The first sample of another
+    shape reopens the session for single samples of any shape.
     """
 
     def __init__(
-        self, model: ModelProto | Path, tensors: Mapping[str, Any], custom_ops: Sequence[Path]
+        self,
+        model: ModelProto | Path,
+        tensors: Mapping[str, Any],
+        custom_ops: Sequence[Path],
+        share: float,
     ) -> None:
         self._model = model
         self._tensors = tensors
         self._custom_ops = custom_ops
+        self._share = share
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._session: OrtSession | None = None
         self._taps: dict[str, Tap] = {}
+        self._batch = 1
 
-    def run(self, feeds: Feeds) -> dict[str, Seen]:
-        """Extremes and a sample of every tensor for one feed."""
-        shapes = {k: tuple(v.shape) for k, v in feeds.items()}
-        if self._session is None or self._shapes not in (None, shapes):
-            self._shapes = shapes if self._session is None else None
-            self._open()
+    def groups(self, samples: Iterable[Sample]) -> Iterator[Group]:
+        """Samples that run together: of the first one's shape, and all binned or none."""
+        waiting: dict[bool, list[Feeds]] = {True: [], False: []}
+        for sample in samples:
+            shapes = {k: tuple(v.shape) for k, v in sample.feeds.items()}
+            if self._session is None:
+                self._open(shapes)
+            if self._shapes is not None and shapes != self._shapes:
+                yield from _rest(waiting)
+                self._open(None)
+            binned = sample.drawn(self._share)
+            waiting[binned].append(sample.feeds)
+            if len(waiting[binned]) == self._batch:
+                yield Group(waiting[binned], binned)
+                waiting[binned] = []
+        yield from _rest(waiting)
+
+    def run(self, group: Group) -> dict[str, Seen]:
+        """Extremes and a sample of every tensor; an incomplete group repeats its first sample."""
         assert self._session is not None
-        out = self._session.run(feeds)
-        return {name: tap.read(out) for name, tap in self._taps.items()}
+        feeds, count = group.feeds[0], len(group.feeds)
+        if self._batch > 1:
+            padded = [*group.feeds, *[feeds] * (self._batch - count)]
+            feeds = {k: np.concatenate([f[k] for f in padded]) for k in feeds}
+        fetch = {o for tap in self._taps.values() for o in tap.outputs(binned=group.binned)}
+        out = self._session.run(feeds, sorted(fetch), only_fetched=True)
+        return {name: tap.read(out, count) for name, tap in self._taps.items()}
 
-    def _open(self) -> None:
+    def _open(self, shapes: dict[str, tuple[int, ...]] | None) -> None:
         proto = ModelProto()
         if isinstance(self._model, Path):
             proto = onnx.load(self._model, load_external_data=False)
         else:
             proto.CopyFrom(self._model)
-        known = fix_shapes(proto, self._shapes) if self._shapes is not None else {}
-        self._taps = instrument(proto, self._tensors, known, SAMPLE)
+        self._shapes, self._batch = shapes, 1
+        known: dict[str, tuple[int, ...]] = {}
+        if shapes is not None:
+            bare = skeleton(proto)
+            self._batch = self._group_size(bare, shapes)
+            batched = {k: (self._batch * s[0], *s[1:]) if s else s for k, s in shapes.items()}
+            known = infer_shapes(bare, batched)
+            fix_inputs(proto, batched)
+        self._taps = instrument(proto, self._tensors, known, SAMPLE, self._batch)
         source: ModelProto | Path = proto
         if isinstance(self._model, Path):
             source = self._model.with_name("probe.onnx")
             source.write_bytes(proto.SerializeToString())
         self._session = OrtSession(source, level="all", custom_ops=self._custom_ops)
+
+    def _group_size(self, bare: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+        """How many samples run together: few if they are large, one if the model mixes them."""
+        if not follows_batch(bare, shapes, self._tensors):
+            return 1
+        known = infer_shapes(bare, shapes)
+        elements = sum(math.prod(known[n]) for n in self._tensors if n in known)
+        return max(1, min(_GROUP, _GROUP_ELEMENTS // max(elements, 1)))

@@ -26,15 +26,18 @@ class _Sums:
             self.noise = math.inf
             return
         usable = np.isfinite(r) & np.isfinite(t)
-        r, t, broken = r[usable], t[usable], int((~usable & (reference.reshape(-1) != test.reshape(-1))).sum())
+        same = (r == t) | (np.isnan(r) & np.isnan(t))
+        if not (usable | same).all():
+            self.noise = math.inf
+        r, t = r[usable], t[usable]
         d = r - t
         self.signal += float(r @ r)
-        self.noise += float(d @ d) + (math.inf if broken and not _both_nan(reference, test) else 0.0)
+        self.noise += float(d @ d)
         self.product += float(r @ t)
         self.energy += float(t @ t)
 
     def sqnr_db(self) -> float:
-        """10 log10(signal / noise); inf if equal, -inf if one of them is not finite."""
+        """10 log10(signal / noise); inf if equal, -inf if only one of them is finite somewhere."""
         if self.noise == 0:
             return math.inf
         if not math.isfinite(self.noise) or self.signal == 0:
@@ -45,12 +48,6 @@ class _Sums:
         """Cosine similarity; 1 if both are zero."""
         norm = math.sqrt(self.signal * self.energy)
         return self.product / norm if norm else float(self.signal == self.energy)
-
-
-def _both_nan(reference: NDArray[Any], test: NDArray[Any]) -> bool:
-    return bool(
-        (np.isnan(reference.astype(np.float64)) == np.isnan(test.astype(np.float64))).all()
-    )
 
 
 def compare(

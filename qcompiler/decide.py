@@ -54,18 +54,20 @@ def decide(
         )
     total, done = len(points.activations) + len(points.weights), 0
     skipped = dict(points.skipped)
-    merged, members = _merge_groups(points, statistics)
+    members: dict[str, list[str]] = {}
+    for point in points.activations:
+        members.setdefault(point.group, []).append(point.tensor)
+    merged = {g: _merged(statistics, tensors) for g, tensors in members.items()}
     activations: list[Decision] = []
     ranges: dict[str, tuple[QParams, str]] = {}
     for point in points.activations:
-        histogram = merged[point.group]
-        reason = _unusable(point, histogram, statistics)
+        reason = _unusable(point, members[point.group], statistics)
         if reason:
-            skipped.update({s.node: reason for s in point.slots if s.role == "activation"})
+            skipped.update({s.node: reason for s in point.slots})
         else:
             if point.group not in ranges:
-                ranges[point.group] = _choose(histogram, point, recipe.range)
-            activations.append(_activation(point, *ranges[point.group], members[point.group]))
+                ranges[point.group] = _choose(merged[point.group], point, recipe.range)
+            activations.append(_activation(point, *ranges[point.group]))
         done += 1
         progress(done, total)
     weights: list[Decision] = []
@@ -86,23 +88,23 @@ def decide(
     )
 
 
-def _merge_groups(
-    points: Points, statistics: Statistics
-) -> tuple[dict[str, Histogram], dict[str, int]]:
-    merged: dict[str, Histogram] = {}
-    members: dict[str, int] = {}
-    for point in points.activations:
-        seen = statistics.histograms.get(point.tensor, Histogram.empty())
-        merged[point.group] = merged.get(point.group, Histogram.empty()).merge(seen)
-        members[point.group] = members.get(point.group, 0) + 1
-    return merged, members
+def _merged(statistics: Statistics, tensors: list[str]) -> Histogram:
+    merged = Histogram.empty()
+    for tensor in tensors:
+        merged = merged.merge(statistics.histograms.get(tensor, Histogram.empty()))
+    return merged
 
 
-def _unusable(point: Point, histogram: Histogram, statistics: Statistics) -> str:
-    if point.tensor not in statistics.histograms or histogram.count == 0:
+def _unusable(point: Point, group: list[str], statistics: Statistics) -> str:
+    """Why no range can be chosen for a tensor; one bad tensor spoils the scale of its group."""
+    seen = {t: statistics.histograms.get(t, Histogram.empty()) for t in group}
+    bad = next((t for t in (point.tensor, *group) if seen[t].nonfinite), None)
+    if bad == point.tensor:
+        return f"its activation {bad!r} holds NaN or infinity in the calibration data"
+    if bad is not None:
+        return f"{bad!r}, which shares the scale, holds NaN or infinity in the calibration data"
+    if point.tensor not in statistics.histograms or not any(h.count for h in seen.values()):
         return f"calibration never computed its activation {point.tensor!r}"
-    if histogram.nonfinite:
-        return f"its activation {point.tensor!r} holds NaN or infinity in the calibration data"
     return ""
 
 
@@ -121,17 +123,27 @@ def _choose(histogram: Histogram, point: Point, method: str) -> tuple[QParams, s
     return qparams, why
 
 
-def in_dtype(qparams: QParams, dtype: str) -> QParams:
-    """Scales as a tensor of this type can hold them, never rounded to zero."""
+def in_dtype(qparams: QParams, dtype: str, *, subnormal: bool = False) -> QParams:
+    """Scales as a tensor of this type can hold them, never rounded to zero.
+
+    Args:
+        qparams: Scales in float32.
+        dtype: Type of the float graph.
+        subnormal: Whether a float16 scale may go below 6e-5. Of a weight it may: DequantizeLinear
+            multiplies by it, and a small channel would keep few codes otherwise. Of an activation
+            it may not: the reciprocal, by which QuantizeLinear may multiply, would overflow.
+    """
     if dtype == "float32":
         return qparams
     kind = np.dtype(dtype)
-    rounded = np.maximum(qparams.scale.astype(kind), np.finfo(kind).tiny)
+    limits = np.finfo(kind)
+    least = limits.smallest_subnormal if subnormal else limits.tiny
+    rounded = np.maximum(qparams.scale.astype(kind), least)
     return QParams(rounded.astype(np.float32), qparams.zero_point)
 
 
-def _activation(point: Point, qparams: QParams, why: str, members: int) -> Decision:
-    shared = members > 1 and point.group != point.tensor
+def _activation(point: Point, qparams: QParams, why: str) -> Decision:
+    shared = point.group != point.tensor
     return Decision(
         point.tensor,
         point.slots,
@@ -150,7 +162,7 @@ def _weight(graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool
         raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")
     values = graph.values(tensor).astype(np.float32)
     spec = point.storage.spec()
-    qparams = in_dtype(search_scale(values, spec, search=search), point.dtype)
+    qparams = in_dtype(search_scale(values, spec, search=search), point.dtype, subnormal=True)
     scale = qparams.scale
     return Decision(
         point.tensor,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qcompiler import weights
@@ -12,7 +16,8 @@ def emit(graph: Graph, path: Path) -> list[Path]:
     """Write a model; a large one with its weights in ``<name>.data`` beside it.
 
     Files appear under their names only when they are complete and on the disk; the data file
-    before the model that points into it.
+    before the model that points into it. If the second cannot take its name, the first gives its
+    own back, so that what was there before still belongs together.
 
     Args:
         graph: What to write.
@@ -35,7 +40,11 @@ def emit(graph: Graph, path: Path) -> list[Path]:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     del model.graph.initializer[:]
-    with weights.atomic(path) as temporary, weights.atomic(data) as temporary_data:
+    with (
+        _restored_on_failure(data),
+        weights.atomic(path) as temporary,
+        weights.atomic(data) as temporary_data,
+    ):
         side_car = weights.SideCar(temporary_data, data.name)
         for proto, folder in graph.initializers():
             small = weights.stored_bytes(proto) <= weights.INLINE_BYTES
@@ -44,3 +53,25 @@ def emit(graph: Graph, path: Path) -> list[Path]:
         side_car.close()
         temporary.write_bytes(model.SerializeToString(deterministic=True))
     return [path, data]
+
+
+@contextmanager
+def _restored_on_failure(path: Path) -> Iterator[None]:
+    """Put back the file of this name, or its absence, if the block fails."""
+    before = path.with_name(f".{path.name}.{os.getpid()}.old")
+    existed = path.exists()
+    if existed:
+        try:
+            os.link(path, before)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, before)
+    try:
+        yield
+    except BaseException:
+        if existed:
+            before.replace(path)
+        else:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        before.unlink(missing_ok=True)

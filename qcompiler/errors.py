@@ -3,11 +3,11 @@
 ::
 
     QCompilerError
-    ├── InputError         the model, the data or an option is wrong: yours to fix        exit code 2
+    ├── InputError         the model, the data or an option is wrong: yours to fix     exit 2
     │   └── UsageError     the command line or a call is wrong
-    ├── UnsupportedError   valid, but this target, format or opset cannot express it      exit code 2
-    ├── VerifyError        a pass left a graph that breaks an invariant: our bug          exit code 3
-    └── BackendError       a runtime refused or failed                                    exit code 3
+    ├── UnsupportedError   valid, but this target, format or opset cannot express it   exit 2
+    ├── VerifyError        a pass left a graph that breaks an invariant: our bug       exit 3
+    └── BackendError       a runtime refused or failed                                 exit 3
 
 Each carries ``where`` (node, tensor, file or sample) and ``hint`` (what to do), and prints as::
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,10 @@ from onnx import ModelProto
 
 from qcompiler.backends.onnxruntime import OrtSession
 from qcompiler.data.spec import InputSpec, Role
-from qcompiler.errors import InputError, UsageError
+from qcompiler.errors import InputError, QCompilerError, UsageError
 
 Array = NDArray[Any]
+_T = TypeVar("_T")
 Model = ModelProto | bytes | Path
 Update = Callable[[int, int], None]
 Score = tuple[str, float, int]
@@ -94,6 +96,12 @@ class Labelled:
             InputError: Inputs do not fit the model, or no output has one score per class.
         """
         count = len(self.labels)
+        if self.labels.ndim != 1:
+            raise InputError(
+                f"labels has shape {list(self.labels.shape)}, expected one class number a sample",
+                where=self.source,
+                hint="of one-hot labels take labels.argmax(1)",
+            )
         for spec in specs:
             found = self.inputs.get(spec.name)
             if found is None or len(found) != count:
@@ -114,7 +122,13 @@ class Labelled:
                 right += int((self._classes(out, len(labels)) == labels).sum())
                 seen += len(labels)
                 update(seen, count)
-        return "top1", right / max(seen, 1), seen
+        if not seen:
+            raise InputError(
+                f"{count} samples do not fill one batch of {batch}",
+                where=self.source,
+                hint="pass at least one batch of samples",
+            )
+        return "top1", right / seen, seen
 
     def _classes(self, outputs: Mapping[str, Array], batch: int) -> Array:
         for value in outputs.values():
@@ -141,7 +155,7 @@ class Tokens:
     source: str
 
     def score(self, model: Model, specs: Sequence[InputSpec], update: Update) -> Score:
-        """exp of the mean negative log-likelihood of the next token.
+        """Exp of the mean negative log-likelihood of the next token.
 
         Raises:
             InputError: The model has no token input, or no output is [batch, window, vocabulary].
@@ -237,7 +251,7 @@ class Scripted:
                 update(runs, 0)
                 return session.run(feeds)
 
-            found = function(run)
+            found = self._guarded(lambda: function(run))
         name, value = found if isinstance(found, tuple) else (self.function, found)
         if not isinstance(value, (int, float, np.number)):
             raise InputError(
@@ -253,8 +267,8 @@ class Scripted:
         spec = importlib.util.spec_from_file_location("qcompiler_user_evaluation", self.path)
         if spec is None or spec.loader is None:
             raise UsageError("not a Python file", where=str(self.path), hint="pass a .py file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module, loader = importlib.util.module_from_spec(spec), spec.loader
+        self._guarded(lambda: loader.exec_module(module))
         function = getattr(module, self.function, None)
         if not callable(function):
             names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -265,3 +279,21 @@ class Scripted:
             )
         found: Callable[..., Any] = function
         return found
+
+    def _guarded(self, call: Callable[[], _T]) -> _T:
+        """Call the user's code; what it raises is the user's to mend, with the line."""
+        try:
+            return call()
+        except QCompilerError:
+            raise
+        except Exception as error:  # foreign code may raise anything
+            lines = [
+                f.lineno
+                for f in traceback.extract_tb(error.__traceback__)
+                if f.filename == str(self.path)
+            ]
+            raise InputError(
+                f"{type(error).__name__}: {error}",
+                where=f"{self.path}, line {lines[-1]}" if lines else str(self.path),
+                hint="the script failed; mend it",
+            ) from error

@@ -1,9 +1,7 @@
 """The graph that passes edit: a facade of a dozen primitives over onnx-graphsurgeon.
 
-Nodes and tensors are graphsurgeon's own objects, so the words of its tutorial hold; only the
-handling of a whole graph is ours, because graphsurgeon, used bare, loses metadata, re-writes a
-shared weight into every branch of an ``If``, compares tensors by name and removes list entries by
-value.  The facade guarantees:
+Nodes and tensors are graphsurgeon's own objects, so the words of its tutorial hold; the handling of
+a whole graph is ours (``qcompiler.surgeon`` says why).  The facade guarantees:
 
 * what it does not understand passes through byte for byte: bodies of ``If``/``Loop``/``Scan``,
   exotic attributes, metadata, the declarations of inputs and outputs;
@@ -16,54 +14,24 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.logger import G_LOGGER
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from qcompiler import protos, weights
-from qcompiler.errors import VerifyError
+from qcompiler import protos, surgeon, weights
+from qcompiler.surgeon import Node, Shape, Tensor, label
 from qcompiler.weights import Array
 
-G_LOGGER.severity = G_LOGGER.ERROR
+__all__ = ["LARGE_BYTES", "Graph", "Node", "Shape", "Tensor", "label"]
 
-Shape = list[int | str | None]
 # Skeletons keep constants up to this size: shape inference reads axes, shapes and scales from them.
 _SKELETON_BYTES = 4096
 # Beyond this the model is written with external data (protobuf stops at 2 GiB).
 LARGE_BYTES = 1_500_000_000
-
-
-class Tensor(Protocol):
-    """A graphsurgeon ``Variable`` or ``Constant``.  Compare with ``is``, never ``==``."""
-
-    name: str
-    dtype: np.dtype[Any] | None
-    shape: Shape | None
-    inputs: Sequence[Node]
-    outputs: Sequence[Node]
-
-
-class Node(Protocol):
-    """A graphsurgeon ``Node``; change its wiring only through the ``Graph``."""
-
-    op: str
-    name: str
-    domain: str | None
-    attrs: dict[str, Any]
-    inputs: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-
-
-def label(node: Node) -> str:
-    """How messages call a node: its name, or ``node_of_<output>`` (TensorRT's habit) without one."""
-    return node.name or f"node_of_{node.outputs[0].name if node.outputs else node.op}"
 
 
 class Graph:
@@ -74,7 +42,7 @@ class Graph:
         self._folder = folder
         self._side_car: weights.SideCar | None = None
         self._counters: dict[str, int] = {}
-        self._tensors: dict[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
         self.provenance = ""
         self._import(model.graph)
 
@@ -92,82 +60,28 @@ class Graph:
 
     def _import(self, source: GraphProto) -> None:
         for initializer in source.initializer:
-            self._tensors[initializer.name] = self._lazy(initializer)
+            self._tensors[initializer.name] = surgeon.constant(initializer)
         for sparse in source.sparse_initializer:
-            values = gs.ir.tensor.SparseValues(sparse)
-            self._tensors[sparse.values.name] = gs.Constant(sparse.values.name, values)
-        self._sparse = {s.values.name: s for s in source.sparse_initializer}
+            self._tensors[sparse.values.name] = surgeon.constant(sparse)
         constants = set(self._tensors)
         self._input_protos = [v for v in source.input if v.name not in constants]
-        self.inputs: tuple[Tensor, ...] = tuple(self._variable(v.name) for v in self._input_protos)
+        self.inputs: tuple[Tensor, ...] = tuple(self._lookup(v.name) for v in self._input_protos)
         self._output_protos = list(source.output)
         self._value_info = {v.name: v for v in source.value_info}
-        self._nodes: list[Any] = [self._import_node(n) for n in source.node]
-        self.outputs: tuple[Tensor, ...] = tuple(
-            self._variable(v.name) for v in self._output_protos
-        )
+        self._nodes: list[Node] = [surgeon.node_from(n, self._lookup) for n in source.node]
+        self.outputs: tuple[Tensor, ...] = tuple(self._lookup(v.name) for v in self._output_protos)
         self._output_ids = {id(t) for t in self.outputs}
         bodies = (g for n in source.node for a in n.attribute for g in protos.graphs_of(a))
         self._body_names = {name for body in bodies for name in protos.names_inside(body)}
         for proto in (*source.input, *source.output, *source.value_info):
-            self._set_type(proto)
+            surgeon.set_type(self._tensors.get(proto.name), proto)
 
-    def _import_node(self, proto: NodeProto) -> Any:
-        aside = [a for a in proto.attribute if protos.keep_aside(a)]
-        attrs = {
-            a.name: gs.Constant("", gs.ir.tensor.LazyValues(a.t))
-            if a.type == AttributeProto.TENSOR
-            else onnx.helper.get_attribute_value(a)
-            for a in proto.attribute
-            if not protos.keep_aside(a)
-        }
-        attrs = {k: _text(v) for k, v in attrs.items()}
-        explicit = [self._variable(name) for name in proto.input]
-        captured = [self._variable(name) for name in protos.captures(proto)]
-        node = gs.Node(
-            op=proto.op_type,
-            name=proto.name,
-            attrs=attrs,
-            inputs=[*explicit, *captured],
-            outputs=[self._variable(name) for name in proto.output],
-            domain=None if proto.domain in ("", "ai.onnx") else proto.domain,
-        )
-        node.arity = len(explicit)
-        node.aside = aside
-        extra = NodeProto()
-        for field in ("doc_string", "overload"):
-            if proto.HasField(field):
-                setattr(extra, field, getattr(proto, field))
-        extra.metadata_props.extend(proto.metadata_props)
-        node.extra = extra
-        return node
-
-    def _variable(self, name: str) -> Any:
+    def _lookup(self, name: str) -> Tensor:
         if not name:
-            return gs.Variable.empty()
+            return surgeon.nothing()
         if name not in self._tensors:
-            self._tensors[name] = gs.Variable(name)
+            self._tensors[name] = surgeon.variable(name)
         return self._tensors[name]
-
-    def _lazy(self, proto: TensorProto) -> Any:
-        values = gs.ir.tensor.LazyValues(proto)
-        # graphsurgeon leaves types that numpy lacks as ONNX's integer.
-        values.dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
-        return gs.Constant(proto.name, values)
-
-    def _set_type(self, proto: onnx.ValueInfoProto) -> None:
-        tensor = self._tensors.get(proto.name)
-        if not isinstance(tensor, gs.Variable) or not proto.type.HasField("tensor_type"):
-            return
-        declared = proto.type.tensor_type
-        if declared.elem_type:
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type)
-        if declared.HasField("shape"):
-            # A negative length is how some exporters write an unknown one.
-            tensor.shape = [
-                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None
-                for d in declared.shape.dim
-            ]
 
     # ------------------------------------------------------------------ looking
 
@@ -189,7 +103,7 @@ class Graph:
                 break
         else:
             self._shell.opset_import.add(domain="", version=version)
-        # IR 10 is what opset 21 was released with (onnx docs/Versioning.md); older readers refuse less.
+        # IR 10 is what opset 21 was released with (onnx docs/Versioning.md).
         least = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
         self._shell.ir_version = max(self._shell.ir_version, least)
 
@@ -213,19 +127,19 @@ class Graph:
 
     def tensor(self, name: str) -> Tensor | None:
         """The tensor of this name in the main graph, or None."""
-        return cast("Tensor | None", self._tensors.get(name))
+        return self._tensors.get(name)
 
     def constants(self) -> Iterator[Tensor]:
         """Every constant that a node, a body or an output uses, in order of first use."""
         seen: set[int] = set()
         for tensor in (t for n in self._nodes for t in n.inputs):
-            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield cast("Tensor", tensor)
-        for tensor in self.outputs:
-            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+            if surgeon.is_constant(tensor) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield tensor
+        for output in self.outputs:
+            if surgeon.is_constant(output) and id(output) not in seen:
+                seen.add(id(output))
+                yield output
 
     def producer(self, tensor: Tensor) -> Node | None:
         """The node that computes a tensor; None for inputs and constants."""
@@ -239,30 +153,27 @@ class Graph:
             if id(node) in seen:
                 continue
             seen.add(id(node))
-            arity = cast("Any", node).arity
-            out += [(node, i) for i, t in enumerate(node.inputs[:arity]) if t is tensor]
+            out += [(node, i) for i, t in enumerate(surgeon.explicit(node)) if t is tensor]
         return out
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether a tensor must keep its name: a graph output, or captured by a body."""
         if id(tensor) in self._output_ids:
             return True
-        return any(
-            t is tensor for n in tensor.outputs for t in n.inputs[cast("Any", n).arity :]
-        )
+        return any(t is tensor for n in tensor.outputs for t in surgeon.captured(n))
 
     def is_output(self, tensor: Tensor) -> bool:
         """Whether a tensor is an output of the graph."""
         return id(tensor) in self._output_ids
 
     def sole_user(self, tensor: Tensor) -> Node | None:
-        """The only node that reads a tensor, through one slot; None if there are more or it is pinned."""
+        """The only reader of a tensor, through one slot; None if there are more or it is pinned."""
         users = self.users(tensor)
         return users[0][0] if len(users) == 1 and not self.is_pinned(tensor) else None
 
     def is_constant(self, tensor: Tensor) -> bool:
         """Whether a tensor is a dense initializer."""
-        return isinstance(tensor, gs.Constant) and tensor.name not in self._sparse
+        return surgeon.is_constant(tensor) and isinstance(surgeon.stored(tensor), TensorProto)
 
     def values(self, tensor: Tensor) -> Array:
         """The values of a constant, read-only, from disk or memory.
@@ -270,18 +181,17 @@ class Graph:
         Raises:
             InputError: Its data are missing or damaged.
         """
-        stored = cast("Any", tensor)._values
-        return weights.read(stored.tensor, self._folder_of(stored.tensor))
+        proto = cast("TensorProto", surgeon.stored(tensor))
+        return weights.read(proto, self._folder_of(proto))
 
     def constant_bytes(self, tensor: Tensor) -> int:
         """Bytes that a constant takes in the file."""
-        stored = cast("Any", tensor)._values
-        proto = stored.tensor
+        proto = surgeon.stored(tensor)
         return weights.stored_bytes(proto) if isinstance(proto, TensorProto) else proto.ByteSize()
 
     def attribute(self, node: Node, name: str) -> Array:
         """The value of a TENSOR attribute (of ``Constant``, ``ConstantOfShape`` …) as an array."""
-        return weights.read(node.attrs[name]._values.tensor, self._folder)
+        return weights.read(cast("TensorProto", surgeon.stored(node.attrs[name])), self._folder)
 
     def has_body(self, node: Node) -> bool:
         """Whether a node carries sub-graphs."""
@@ -289,12 +199,12 @@ class Graph:
 
     def bodies(self, node: Node) -> list[GraphProto]:
         """The sub-graphs of a node, as protos that belong to the graph (edit them in place)."""
-        return [g for a in cast("Any", node).aside for g in protos.graphs_of(a)]
+        return surgeon.bodies(node)
 
     # ------------------------------------------------------------------ editing
 
     def fresh(self, base: str) -> str:
-        """A tensor name nobody uses: ``base``, or ``base_1``, ``base_2`` …"""
+        """A tensor name nobody uses: ``base``, ``base_1``, ``base_2`` and so on."""
         count = self._counters.get(base, 0)
         name = base if count == 0 else f"{base}_{count}"
         while name in self._tensors or name in self._body_names:
@@ -312,15 +222,15 @@ class Graph:
         """
         name = self.fresh(base)
         self._tensors[name] = self._stored(name, array)
-        return cast("Tensor", self._tensors[name])
+        return self._tensors[name]
 
-    def _stored(self, name: str, array: Array) -> Any:
+    def _stored(self, name: str, array: Array) -> Tensor:
         dense = np.ascontiguousarray(array).reshape(array.shape)
         proto = numpy_helper.from_array(dense, name)
         if self._side_car is not None and len(proto.raw_data) > weights.INLINE_BYTES:
             proto = self._side_car.put(proto, None)
             self._side_car.flush()
-        return self._lazy(proto)
+        return surgeon.constant(proto)
 
     def add(
         self,
@@ -346,59 +256,33 @@ class Graph:
             shape: Shape of the output, if known.
             attrs: Attributes.
         """
-        tensor = gs.Variable(self.fresh(output), dtype, shape)
+        tensor = surgeon.variable(self.fresh(output), dtype, shape)
         self._tensors[tensor.name] = tensor
-        node = gs.Node(
-            op=op,
-            name=name or tensor.name,
-            attrs=dict(attrs or {}),
-            inputs=[gs.Variable.empty() if t is None else t for t in inputs],
-            outputs=[tensor],
-            domain=domain or None,
+        self._append(
+            surgeon.node(op, name or tensor.name, domain, inputs, [tensor], dict(attrs or {}))
         )
-        node.arity, node.aside, node.extra = len(inputs), [], NodeProto()
-        if self.provenance:
-            node.extra.metadata_props.add(key="qcompiler.pass", value=self.provenance)
-        self._nodes.append(node)
-        return cast("Tensor", tensor)
+        return tensor
 
     def add_proto(self, proto: NodeProto) -> None:
         """Append a node given as a proto; its tensors are looked up or made by name."""
-        node = self._import_node(proto)
+        self._append(surgeon.node_from(proto, self._lookup))
+
+    def _append(self, node: Node) -> None:
         if self.provenance:
-            node.extra.metadata_props.add(key="qcompiler.pass", value=self.provenance)
+            surgeon.tag(node, "qcompiler.pass", self.provenance)
         self._nodes.append(node)
 
     def node_proto(self, node: Node) -> NodeProto:
         """A node as it will be written: attributes, metadata and bodies included."""
-        raw = cast("Any", node)
-        proto = cast("NodeProto", OnnxExporter.export_node(node))
-        del proto.input[raw.arity :]
-        while proto.input and not proto.input[-1]:
-            del proto.input[-1]
-        proto.attribute.extend(raw.aside)
-        proto.MergeFrom(raw.extra)
-        return proto
+        return surgeon.node_to(node)
 
     def set_input(self, node: Node, index: int, tensor: Tensor | None) -> None:
         """Make one input slot read another tensor (None empties an optional slot)."""
-        new = gs.Variable.empty() if tensor is None else tensor
-        old = node.inputs[index]
-        _remove(old.outputs, node)
-        list.__setitem__(cast("Any", node.inputs), index, new)
-        list.append(cast("Any", new.outputs), node)
+        surgeon.connect_input(node, index, tensor)
 
     def set_inputs(self, node: Node, tensors: Sequence[Tensor | None]) -> None:
         """Replace all explicit inputs of a node that has no body."""
-        raw = cast("Any", node)
-        for tensor in node.inputs:
-            _remove(tensor.outputs, node)
-        list.clear(raw.inputs)
-        for tensor in tensors:
-            new = gs.Variable.empty() if tensor is None else tensor
-            list.append(raw.inputs, new)
-            list.append(cast("Any", new.outputs), node)
-        raw.arity = len(tensors)
+        surgeon.connect_inputs(node, tensors)
 
     def replace(self, old: Tensor, new: Tensor) -> None:
         """Let ``new``'s value take the place of ``old`` everywhere.
@@ -413,10 +297,7 @@ class Graph:
             self._detach_output(old)
             for node, index in self.users(new):
                 self.set_input(node, index, old)
-            position = next(i for i, t in enumerate(source.outputs) if t is new)
-            list.__setitem__(cast("Any", source.outputs), position, old)
-            list.append(cast("Any", old.inputs), source)
-            list.clear(cast("Any", new.inputs))
+            surgeon.connect_output(source, new, old)
             self._tensors.pop(new.name, None)
             return
         for node, index in self.users(old):
@@ -430,9 +311,7 @@ class Graph:
         producer = self.producer(tensor)
         if producer is None:
             return
-        position = next(i for i, t in enumerate(producer.outputs) if t is tensor)
-        list.__setitem__(cast("Any", producer.outputs), position, gs.Variable.empty())
-        list.clear(cast("Any", tensor.inputs))
+        surgeon.connect_output(producer, tensor, None)
         if not any(t.name for t in producer.outputs):
             self.drop(producer)
 
@@ -451,11 +330,7 @@ class Graph:
 
     def drop(self, node: Node) -> None:
         """Remove a node whose outputs nobody reads any more."""
-        for tensor in node.inputs:
-            _remove(tensor.outputs, node)
-        for tensor in node.outputs:
-            _remove(tensor.inputs, node)
-        list.clear(cast("Any", node.inputs))
+        surgeon.disconnect(node)
         self._nodes = [n for n in self._nodes if n is not node]
 
     def sweep(self) -> int:
@@ -467,28 +342,14 @@ class Graph:
             VerifyError: The graph has a cycle.
         """
         before = len(self._nodes)
-        alive: set[int] = set()
-        stack: list[Any] = [n for t in self.outputs for n in t.inputs]
-        while stack:
-            node = stack.pop()
-            if id(node) not in alive:
-                alive.add(id(node))
-                stack += [p for t in node.inputs for p in t.inputs]
+        alive = surgeon.reachable(self.outputs)
         for node in [n for n in self._nodes if id(n) not in alive]:
-            for tensor in node.inputs:
-                _remove(tensor.outputs, node)
-            for tensor in node.outputs:
-                _remove(tensor.inputs, node)
-                self._forget(tensor)
-        self._nodes = _in_order([n for n in self._nodes if id(n) in alive])
+            surgeon.disconnect(node)
+        self._nodes = surgeon.in_order([n for n in self._nodes if id(n) in alive])
         used = {id(t) for n in self._nodes for t in (*n.inputs, *n.outputs)}
         used |= {id(t) for t in (*self.inputs, *self.outputs)}
         self._tensors = {k: t for k, t in self._tensors.items() if id(t) in used}
         return before - len(self._nodes)
-
-    def _forget(self, tensor: Any) -> None:
-        if not tensor.inputs and not tensor.outputs and not self.is_output(tensor):
-            self._tensors.pop(tensor.name, None)
 
     # ------------------------------------------------------------------ types and export
 
@@ -503,7 +364,7 @@ class Graph:
         except Exception as error:  # noqa: BLE001  (C++ inference raises bare RuntimeError and more)
             return str(error)
         for proto in (*inferred.graph.value_info, *inferred.graph.output):
-            self._set_type(proto)
+            surgeon.set_type(self._tensors.get(proto.name), proto)
         return ""
 
     def proto(self, *, skeleton: bool = False) -> ModelProto:
@@ -512,9 +373,6 @@ class Graph:
         Args:
             skeleton: Leave out the bytes of constants above 4 KiB: they become graph inputs of
                 the same type and shape, which is all that checker and shape inference look at.
-
-        Raises:
-            VerifyError: Weights over 2 GiB were asked inline; use ``save``.
         """
         model = ModelProto()
         model.CopyFrom(self._shell)
@@ -525,10 +383,10 @@ class Graph:
         graph.value_info.extend(v for k, v in self._value_info.items() if k in names)
         graph.node.extend(self.node_proto(n) for n in self._nodes)
         for tensor in self.constants():
-            stored = cast("Any", tensor)._values.tensor
+            stored = surgeon.stored(tensor)
             if not isinstance(stored, TensorProto):
                 graph.sparse_initializer.append(stored)
-            elif skeleton and weights.stored_bytes(stored) > _SKELETON_BYTES and not self.is_output(tensor):
+            elif skeleton and self._left_out(tensor, stored):
                 graph.input.append(
                     onnx.helper.make_tensor_value_info(tensor.name, stored.data_type, stored.dims)
                 )
@@ -540,10 +398,13 @@ class Graph:
                 graph.initializer[-1].name = tensor.name
         return model
 
+    def _left_out(self, tensor: Tensor, proto: TensorProto) -> bool:
+        return weights.stored_bytes(proto) > _SKELETON_BYTES and not self.is_output(tensor)
+
     def initializers(self) -> Iterator[tuple[TensorProto, Path | None]]:
         """Every dense constant as a proto and the folder its external data resolve against."""
         for tensor in self.constants():
-            stored = cast("Any", tensor)._values.tensor
+            stored = surgeon.stored(tensor)
             if isinstance(stored, TensorProto):
                 stored.name = tensor.name
                 yield stored, self._folder_of(stored)
@@ -569,45 +430,3 @@ class Graph:
         if self._side_car is not None and location == self._side_car.path.name:
             return self._side_car.path.parent
         return self._folder
-
-
-def _remove(nodes: Iterable[Any], node: Any) -> None:
-    """Remove one entry by identity: graphsurgeon's lists compare by value."""
-    raw = cast("list[Any]", nodes)
-    for index, entry in enumerate(raw):
-        if entry is node:
-            list.__delitem__(raw, index)
-            return
-
-
-def _in_order(nodes: list[Any]) -> list[Any]:
-    """A depth-first order that keeps the given one where it can; iterative, so depth is no limit."""
-    done: set[int] = set()
-    open_: set[int] = set()
-    out: list[Any] = []
-    for root in nodes:
-        stack = [(root, False)]
-        while stack:
-            node, ready = stack.pop()
-            if id(node) in done:
-                continue
-            if ready:
-                done.add(id(node))
-                open_.discard(id(node))
-                out.append(node)
-                continue
-            if id(node) in open_:
-                raise VerifyError("the graph has a cycle", where=label(node))
-            open_.add(id(node))
-            stack.append((node, True))
-            waiting = [p for t in node.inputs for p in t.inputs if id(p) not in done]
-            stack += [(p, False) for p in reversed(waiting)]
-    return out
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, (str, gs.Constant)) or not isinstance(value, Sequence):
-        return value
-    return [v.decode() if isinstance(v, bytes) else v for v in value]

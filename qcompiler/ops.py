@@ -74,7 +74,8 @@ def weight_axis(node: Node, slot: int, rank: int) -> int:
     """The output-channel axis of a weight (rule D06).
 
     ``Conv [O, I/g, ...]`` 0, ``ConvTranspose [I, O/g, ...]`` 1, ``Gemm`` B ``[N, K]`` with transB 0
-    and ``[K, N]`` 1, ``MatMul`` right operand ``[..., K, N]`` last, left ``[..., M, K]`` last but one.
+    and ``[K, N]`` 1, ``MatMul`` right operand ``[..., K, N]`` last, left one ``[..., M, K]`` last
+    but one.
     """
     if node.op == "Conv":
         return 0
@@ -134,6 +135,7 @@ def in_gate(graph: Graph, node: Node) -> bool:
 
     ``pool -> [linear -> activation]* -> Sigmoid -> Mul``: forward from the operator a sigmoid-like
     node must follow through single-reader element-wise nodes and linears, backward a global pool.
+    ``x * Sigmoid(x)`` counts as one activation.
     """
     return _pooled_before(graph, node) and _gate_after(graph, node)
 
@@ -145,10 +147,24 @@ def _pooled_before(graph: Graph, node: Node) -> bool:
             return False
         if producer.op in _GLOBAL_POOLS or _reduces_space(producer):
             return True
-        if not (is_weighted(producer) or len([t for t in producer.inputs if t.inputs]) == 1):
+        source = _self_gated(graph, producer)
+        if source is not None:
+            producer = source
+        elif not (is_weighted(producer) or len([t for t in producer.inputs if t.inputs]) == 1):
             return False
         node = producer
     return False
+
+
+def _self_gated(graph: Graph, node: Node) -> Node | None:
+    """The gate of ``x * gate(x)``, which reads x; None if the node is no such product."""
+    if node.op != "Mul":
+        return None
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        producer = graph.producer(gate)
+        if producer is not None and producer.op in _GATES and producer.inputs[0] is x:
+            return producer
+    return None
 
 
 def _reduces_space(node: Node) -> bool:
@@ -160,7 +176,7 @@ def _reduces_space(node: Node) -> bool:
 
 def _gate_after(graph: Graph, node: Node) -> bool:
     for _ in range(8):
-        user = graph.sole_user(node.outputs[0])
+        user = graph.sole_user(node.outputs[0]) or _self_gate_after(graph, node.outputs[0])
         if user is None or not is_standard(user):
             return False
         if user.op in _GATES or user.op == "Clip":
@@ -169,6 +185,17 @@ def _gate_after(graph: Graph, node: Node) -> bool:
                 return True
         node = user
     return False
+
+
+def _self_gate_after(graph: Graph, tensor: Tensor) -> Node | None:
+    """The product ``x * gate(x)`` if it and its gate are all that reads x."""
+    users = [node for node, _ in graph.users(tensor)]
+    if len(users) != 2 or graph.is_pinned(tensor):
+        return None
+    for product, gate in (users, users[::-1]):
+        if _self_gated(graph, product) is gate:
+            return product
+    return None
 
 
 def static(shape: Shape | None) -> tuple[int, ...] | None:

@@ -132,9 +132,7 @@ class Pipeline:
 def pass_names() -> tuple[str, ...]:
     """Names of all passes, found by file."""
     package = importlib.import_module("qcompiler.passes")
-    return tuple(
-        sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__))
-    )
+    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(package.__path__)))
 
 
 def find_pass(name: str) -> type[Pass]:

@@ -116,12 +116,22 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The numbers as arrays of ONNX's shape and type.
 
         Raises:
-            InputError: A scale is not positive and finite (rule B02).
+            InputError: A scale is not positive and finite (rule B02), or a zero point is no code
+                of the format, is not 0 in a symmetric one (rule B04), or has no scale.
         """
-        dtype = formats.get(self.storage.format).dtype
-        zero = np.array(self.zero_point)
-        scale = np.array(self.scale, np.float32)
-        return QParams(scale, np.broadcast_to(zero, scale.shape).astype(dtype))
+        element = formats.get(self.storage.format)
+        scale, zero = np.array(self.scale, np.float32), np.array(self.zero_point)
+        least, most = (0, 0) if self.storage.symmetric else (element.min, element.max)
+        if zero.shape not in ((), scale.shape) or (zero < least).any() or (zero > most).any():
+            raise InputError(
+                f"the plan has the zero point {self.zero_point}",
+                where=self.tensor,
+                hint=f"one integer of {least} to {most} for each scale",
+            )
+        try:
+            return QParams(scale, np.broadcast_to(zero, scale.shape).astype(element.dtype))
+        except InputError as error:
+            raise InputError(error.message, where=self.tensor, hint=error.hint) from error
 
 
 class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +147,7 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         synthetic: Whether the ranges come from synthetic data, and so say nothing about accuracy.
         activations: In graph order.
         weights: In graph order.
-        skipped: Node -> why it stays in float.
+        skipped: Node -> why it stays in float; a node named here does, whatever slots it has.
     """
 
     model_digest: str
@@ -155,11 +165,15 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def quantized_nodes(self) -> frozenset[str]:
         """Names of the nodes that will run on quantized weights."""
-        return frozenset(s.node for d in self.weights for s in d.slots)
+        return frozenset(s.node for d in self.weights for s in self.slots(d))
+
+    def slots(self, decision: Decision) -> tuple[Slot, ...]:
+        """Slots of a decision whose nodes are not skipped."""
+        return tuple(s for s in decision.slots if s.node not in self.skipped)
 
 
 def encode(product: msgspec.Struct) -> bytes:
-    """A product as indented JSON with sorted dictionaries; the same product gives the same bytes."""
+    """A product as indented JSON, dictionaries sorted; the same product gives the same bytes."""
     raw = msgspec.json.encode(product, order="deterministic")
     return msgspec.json.format(raw, indent=1) + b"\n"
 

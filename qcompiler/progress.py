@@ -12,7 +12,7 @@ class Progress(Protocol):
     """Receives what a compilation is doing; the command line shows it."""
 
     def begin(self, stage: str) -> None:
-        """A stage starts: ``prepare``, ``calibrate`` …"""
+        """A stage starts: ``prepare``, ``calibrate`` and so on."""
 
     def update(self, done: int, total: int) -> None:
         """So much of the current stage is done; ``total`` is 0 if it is not known."""

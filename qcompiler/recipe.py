@@ -60,7 +60,31 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def names() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
     folder = resources.files("qcompiler.recipes")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+    return tuple(
+        sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    )
+
+
+def text(name: str) -> str:
+    """A recipe as it was written, comments included: by name, or from a ``.toml`` file.
+
+    Raises:
+        UsageError: No such recipe.
+        InputError: The file cannot be read.
+    """
+    if name.endswith(".toml"):
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"cannot read the recipe: {error}", where=name, hint="check the path"
+            ) from error
+    if name in names():
+        return (resources.files("qcompiler.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+    raise UsageError(
+        f"there is no recipe {name!r}",
+        hint=f"recipes are: {', '.join(names())}, or the path of a .toml file",
+    )
 
 
 def find(name: str) -> Recipe:
@@ -70,20 +94,11 @@ def find(name: str) -> Recipe:
         UsageError: No such recipe.
         InputError: The file is not a valid recipe.
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise InputError("no such recipe file", where=name, hint="check the path")
-        text = path.read_text(encoding="utf-8")
-    elif name in names():
-        text = (resources.files("qcompiler.recipes") / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        raise UsageError(
-            f"there is no recipe {name!r}",
-            hint=f"recipes are: {', '.join(names())}, or the path of a .toml file",
-        )
     try:
-        recipe = msgspec.convert(tomllib.loads(text), Recipe)
+        return msgspec.convert(tomllib.loads(text(name)), Recipe)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise InputError(f"not a valid recipe: {error}", where=name) from error
-    return recipe
+        raise InputError(
+            f"not a valid recipe: {error}",
+            where=name,
+            hint=f"its keys are: {', '.join(Recipe.__struct_fields__)}",
+        ) from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
 
 from qcompiler import ops
-from qcompiler.graph import Graph, label
+from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.plan import QuantPlan
 
 VERSION = 1
+# SQNR in dB of equal outputs; JSON has no infinity, and no measured ratio comes near.
+EQUAL_DB = 999.0
 
 
 class OutputError(msgspec.Struct, frozen=True):
@@ -19,15 +22,31 @@ class OutputError(msgspec.Struct, frozen=True):
 
     Attributes:
         output: Name.
-        sqnr_db: Signal-to-quantization-noise ratio in dB; higher is better.
+        sqnr_db: Signal-to-quantization-noise ratio in dB; higher is better. 999 if the outputs
+            are equal, -999 if one has a NaN or an infinity that the other has not.
         cosine: Cosine similarity.
-        sqnr_db_optimized: The same with ONNX Runtime's graph optimizations on; None if not run.
+        sqnr_db_optimized: The same with ONNX Runtime's graph optimizations on; None if the
+            optimizer cannot load the model.
     """
 
     output: str
     sqnr_db: float
     cosine: float
     sqnr_db_optimized: float | None = None
+
+    @classmethod
+    def of(
+        cls, output: str, plain: tuple[float, float], optimized: tuple[float, float] | None
+    ) -> OutputError:
+        """From (SQNR in dB, cosine), either of which may be infinite.
+
+        Args:
+            output: Name.
+            plain: Without graph optimizations.
+            optimized: With them, if they could be measured.
+        """
+        rest = None if optimized is None else _finite(optimized[0])
+        return cls(output, _finite(plain[0]), plain[1], rest)
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -90,6 +109,10 @@ class Report(msgspec.Struct, frozen=True):
     schema_version: int = VERSION
 
 
+def _finite(sqnr_db: float) -> float:
+    return min(max(sqnr_db, -EQUAL_DB), EQUAL_DB)
+
+
 def op_counts(graph: Graph) -> dict[str, int]:
     """Operator -> number of nodes, most frequent first."""
     names = (n.op if ops.is_standard(n) else f"{n.domain}::{n.op}" for n in graph.nodes)
@@ -123,12 +146,18 @@ def _share(parts: Mapping[bool, int]) -> float:
     return parts[True] / total if total else 0.0
 
 
-def _macs(graph: Graph, node: ops.Node) -> int:
-    out = node.outputs[0].shape
-    size = 1
-    for d in out or ():
-        size *= d if isinstance(d, int) else 1
+def _elements(tensor: Tensor) -> int:
+    """Elements of a tensor; unknown axes count as 1."""
+    return math.prod(d if isinstance(d, int) else 1 for d in tensor.shape or ())
+
+
+def _macs(graph: Graph, node: Node) -> int:
+    size = _elements(node.outputs[0])
     slot = ops.weight_slot(graph, node)
+    if node.op == "ConvTranspose" and slot is not None:
+        # Every input element meets every tap of every output channel of its group.
+        taps = ops.constant_shape(node.inputs[slot])[1:]
+        return _elements(node.inputs[0]) * math.prod(taps)
     if slot is not None:
         return size * ops.reduction_length(node, slot, ops.constant_shape(node.inputs[slot]))
     inner = (node.inputs[0].shape or [1])[-1]

@@ -51,6 +51,7 @@ def scan(graph: Graph, recipe: Recipe, target: Target) -> Points:
             found.skipped[label(node)] = reason
     if target.residual == "skip":
         _propose_skips(graph, found)
+    found.activations = _in_graph_order(graph, found.activations)
     groups = _groups(graph, list(found.activations))
     activation = Storage(target.activation_format, None, target.symmetric)
     activations = tuple(
@@ -81,9 +82,15 @@ class _Found:
     nodes: set[str] = field(default_factory=set)
 
 
-def _propose(
-    graph: Graph, node: Node, recipe: Recipe, target: Target, found: _Found
-) -> str:
+def _in_graph_order(graph: Graph, slots: dict[str, list[Slot]]) -> dict[str, list[Slot]]:
+    """Tensors by their first reader, readers by their place; skips were found after the rest."""
+    place = {label(node): i for i, node in enumerate(graph.nodes)}
+    for readers in slots.values():
+        readers.sort(key=lambda slot: (place[slot.node], slot.index))
+    return dict(sorted(slots.items(), key=lambda item: place[item[1][0].node]))
+
+
+def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _Found) -> str:
     """Add the operands of one node to the points, or say why not; empty if there is no question."""
     if graph.has_body(node):
         return "a sub-graph passes through untouched"
@@ -130,7 +137,9 @@ def _both_computed(graph: Graph, node: Node) -> str:
     if producer is not None and producer.op == "DequantizeLinear":
         return "already quantized"
     if node.op == "MatMul":
-        return "both operands are computed: attention is quantized entirely or not at all [rule F18]"
+        return (
+            "both operands are computed: attention is quantized entirely or not at all [rule F18]"
+        )
     return "its weight is computed at run time"
 
 
@@ -175,6 +184,8 @@ def _rows(node: Node, slot: int, data: Tensor) -> int | None:
     """M: how many vectors meet the weight, if the shapes say so."""
     if node.op not in ("MatMul", "Gemm") or data.shape is None:
         return None
+    if len(data.shape) < 2:
+        return 1
     if node.op == "Gemm":
         keep = [data.shape[1 if node.attrs.get("transA", 0) else 0]]
     else:
@@ -305,15 +316,14 @@ def model_digest(graph: Graph) -> str:
     del skeleton.graph.value_info[:]
     del skeleton.graph.initializer[:]
     digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True))
+    large = graph.is_large
     for tensor in graph.constants():
         digest.update(f"{tensor.name} {tensor.dtype} {tensor.shape}".encode())
         if tensor.dtype is not None and tensor.dtype.kind in "OSU":
             continue
         if graph.is_constant(tensor):
             flat = graph.values(tensor).reshape(-1)
-            edge = 4096 // flat.itemsize if graph.is_large else flat.size
+            edge = 4096 // flat.itemsize if large else flat.size
             digest.update(np.ascontiguousarray(flat[:edge]).tobytes())
-            digest.update(np.ascontiguousarray(flat[-edge:]).tobytes() if graph.is_large else b"")
+            digest.update(np.ascontiguousarray(flat[-edge:]).tobytes() if large else b"")
     return digest.hexdigest()
-
-

@@ -7,13 +7,15 @@ A tap adds a few small nodes beside a tensor and fetches only what they give:
 * of a feature map ``[N, C, H, W]`` a ``GlobalMaxPool`` for the maximum and a ``MaxPool`` with a
   1x1 window and a stride for the sample.  They read the blocked layout in which ONNX Runtime keeps
   feature maps, where any other reader makes it convert the whole tensor first;
+* of a batch, so many elements of each sample, at the places where a sample alone would be read:
+  what is seen of one does not depend on those it ran with;
 * no minimum after an operator that gives none below zero (ReLU, Clip from 0, Sigmoid): zero is the
   lower end of its range whatever was seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from qcompiler import protos
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -31,7 +35,7 @@ _PRIMES = np.array(
     np.int64,
 )  # fmt: skip
 # Fewer places than this along a side of a feature map would be its border mostly.
-_LEAST_PLACES = 3
+_LEAST_PLACES = 2
 _SMALL = 4096
 
 
@@ -39,7 +43,7 @@ class Seen(NamedTuple):
     """What a tap saw of one tensor in one run: exact extremes, and some values (float32 [n])."""
 
     extremes: tuple[float, float]
-    sample: Array
+    sample: Array | None
 
 
 @dataclass(frozen=True)
@@ -48,29 +52,47 @@ class Tap:
 
     Attributes:
         sample: Output with the sample.
-        maximum: Output with the maximum, or one per channel.
+        maximum: Output with the maximum.
         minimum: Output with the minimum; empty where zero bounds it.
+        channels: Which part of the maxima of all feature maps is this tensor's; None if it has an
+            output of its own.
     """
 
     sample: str
     maximum: str
     minimum: str
+    channels: slice | None = None
 
-    def read(self, outputs: Mapping[str, Array]) -> Seen:
+    def outputs(self, *, binned: bool) -> tuple[str, ...]:
+        """What to fetch: with the sample, or extremes alone."""
+        return tuple(filter(None, (self.sample if binned else "", self.maximum, self.minimum)))
+
+    def read(self, outputs: Mapping[str, Array], samples: int) -> Seen:
         """Pick this tensor's values from the outputs of a run.
 
-        An empty tensor has the neutral extremes.
+        Args:
+            outputs: Of the run.
+            samples: How many entries of the batch are real; the rest repeats one of them.
+
+        Returns:
+            Extremes and values; an empty tensor has the neutral extremes, and a tensor that zero
+            bounds from below has zero.
         """
-        sample = outputs[self.sample].reshape(-1)
-        if not sample.size:
-            return Seen((np.inf, -np.inf), sample)
-        high = float(outputs[self.maximum].max())
-        low = float(outputs[self.minimum]) if self.minimum else float(sample.min())
-        return Seen((low, high), sample)
+        maxima = outputs[self.maximum]
+        high = float((maxima if self.channels is None else maxima[:, self.channels]).max())
+        low = float(outputs[self.minimum]) if self.minimum else 0.0
+        found = outputs.get(self.sample)
+        if found is None:
+            return Seen((low, high), None)
+        return Seen((low, high), (found[:samples] if found.ndim > 1 else found).reshape(-1))
 
 
 def instrument(
-    proto: ModelProto, tensors: Mapping[str, Any], shapes: Mapping[str, Shape], size: int
+    proto: ModelProto,
+    tensors: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    size: int,
+    batch: int = 1,
 ) -> dict[str, Tap]:
     """Replace the outputs of a model by taps on some of its tensors, in place.
 
@@ -78,7 +100,8 @@ def instrument(
         proto: The model.
         tensors: Tensor -> dtype; float16 is widened.
         shapes: Tensor -> shape, where it is known.
-        size: Elements wanted in a sample.
+        size: Elements wanted of each sample.
+        batch: Samples in a run; more than one needs every shape, with the batch first.
 
     Returns:
         Tensor -> tap.
@@ -87,11 +110,12 @@ def instrument(
     del graph.output[:]
     producers = {o: n for n in graph.node for o in n.output}
     constants = {t.name: t for t in graph.initializer}
-    build = _Builder(graph, size)
+    build = _Builder(graph, size, batch)
     taps: dict[str, Tap] = {}
     for number, (name, dtype) in enumerate(tensors.items()):
         bounded = _never_negative(producers.get(name), constants)
         taps[name] = build.tap(number, name, np.dtype(dtype), shapes.get(name), bounded=bounded)
+    build.finish()
     return taps
 
 
@@ -106,10 +130,13 @@ def _never_negative(node: NodeProto | None, constants: Mapping[str, TensorProto]
 class _Builder:
     """Adds nodes and outputs to a graph."""
 
-    def __init__(self, graph: onnx.GraphProto, size: int) -> None:
+    def __init__(self, graph: onnx.GraphProto, size: int, batch: int) -> None:
         self._graph = graph
         self._size = size
+        self._batch = batch
         self._shared = False
+        self._maxima: list[str] = []
+        self._channels = 0
 
     def tap(
         self, number: int, name: str, dtype: np.dtype[Any], shape: Shape | None, *, bounded: bool
@@ -117,25 +144,36 @@ class _Builder:
         base, source = f"{_PREFIX}{number}", name
         if dtype != np.float32:
             source = f"{base}.wide"
-            self._node("Cast", [name], source, to=TensorProto.FLOAT)
-        if shape is not None and len(shape) == 4 and 0 not in shape:
-            self._pools(base, source, shape)
-        else:
-            self._node("ReduceMax", [source], f"{base}.max", keepdims=0)
-            self._slice(base, source, shape)
-        if not bounded:
-            self._node("ReduceMin", [source], f"{base}.min", keepdims=0)
+            self._node("Cast", [name], source, {"to": TensorProto.FLOAT})
         minimum = "" if bounded else f"{base}.min"
-        for output in filter(None, (base, f"{base}.max", minimum)):
-            self._graph.output.append(
-                helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-            )
+        if not bounded:
+            self._node("ReduceMin", [source], minimum, {"keepdims": 0})
+            self._output(minimum)
+        self._output(base)
+        if shape is not None and len(shape) == 4 and 0 not in shape:
+            return Tap(base, f"{_PREFIX}maxima", minimum, self._pools(base, source, shape))
+        self._node("ReduceMax", [source], f"{base}.max", {"keepdims": 0})
+        self._output(f"{base}.max")
+        self._slice(base, source, shape)
         return Tap(base, f"{base}.max", minimum)
 
-    def _pools(self, base: str, source: str, shape: Shape) -> None:
+    def finish(self) -> None:
+        """Join the maxima of all feature maps: one conversion of the layout instead of many."""
+        if self._maxima:
+            self._node("Concat", self._maxima, f"{_PREFIX}maxima", {"axis": 1})
+            self._output(f"{_PREFIX}maxima")
+
+    def _output(self, name: str) -> None:
+        self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+    def _pools(self, base: str, source: str, shape: Shape) -> slice:
         self._node("GlobalMaxPool", [source], f"{base}.max")
-        stride = pool_stride(shape, self._size)
-        self._node("MaxPool", [source], base, kernel_shape=[1, 1], strides=[stride, stride])
+        self._maxima.append(f"{base}.max")
+        stride = pool_stride(shape[1:], self._size)
+        self._node("MaxPool", [source], base, {"kernel_shape": [1, 1], "strides": [stride, stride]})
+        first = self._channels
+        self._channels += shape[1]
+        return slice(first, self._channels)
 
     def _slice(self, base: str, source: str, shape: Shape | None) -> None:
         flat, zero, end, axis, primes = (
@@ -143,7 +181,9 @@ class _Builder:
         )
         if not self._shared:
             self._shared = True
-            limits = {flat: [-1], zero: [0], end: [np.iinfo(np.int64).max], axis: [0]}
+            whole = [self._batch, -1] if self._batch > 1 else [-1]
+            last = len(whole) - 1
+            limits = {flat: whole, zero: [0], end: [np.iinfo(np.int64).max], axis: [last]}
             for key, value in limits.items():
                 self._constant(key, value)
             self._constant(primes, list(_PRIMES))
@@ -151,14 +191,14 @@ class _Builder:
         self._node("Reshape", [source, flat], f"{base}.flat")
         step = f"{base}.step"
         if shape is not None:
-            count = int(np.prod(shape, dtype=np.int64))
+            count = int(np.prod(shape, dtype=np.int64)) // self._batch
             place = min(int(np.searchsorted(_PRIMES * self._size, count)), len(_PRIMES) - 1)
             self._constant(step, [int(_PRIMES[place])])
         else:
             self._node("Size", [source], f"{base}.size")
             self._node("Less", [f"{_PREFIX}reach", f"{base}.size"], f"{base}.less")
-            self._node("Cast", [f"{base}.less"], f"{base}.ones", to=TensorProto.INT64)
-            self._node("ReduceSum", [f"{base}.ones"], f"{base}.place", keepdims=1)
+            self._node("Cast", [f"{base}.less"], f"{base}.ones", {"to": TensorProto.INT64})
+            self._node("ReduceSum", [f"{base}.ones"], f"{base}.place", {"keepdims": 1})
             self._node("Gather", [primes, f"{base}.place"], step)
         self._node("Slice", [f"{base}.flat", zero, end, axis, step], base)
 
@@ -167,32 +207,66 @@ class _Builder:
             helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         )
 
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:
-        self._graph.node.append(helper.make_node(op, inputs, [output], **attributes))
+    def _node(
+        self, op: str, inputs: list[str], output: str, attrs: Mapping[str, Any] | None = None
+    ) -> None:
+        self._graph.node.append(helper.make_node(op, inputs, [output], **(attrs or {})))
 
 
 def pool_stride(shape: Shape, size: int) -> int:
-    """The stride that leaves about ``size`` elements of ``[N, C, H, W]``, but three a side at least."""
-    batch, channels, height, width = shape
+    """The stride that leaves about ``size`` elements of ``[C, H, W]``, but two a side at least."""
+    channels, height, width = shape
     stride = 1
     while (
-        batch * channels * -(-height // stride) * -(-width // stride) > size
+        channels * -(-height // stride) * -(-width // stride) > size
         and -(-min(height, width) // (stride + 1)) >= _LEAST_PLACES
     ):
         stride += 1
     return stride
 
 
-def fix_shapes(proto: ModelProto, feeds: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Write concrete input shapes into a model, and infer as many others as they fix.
+def follows_batch(bare: ModelProto, feeds: Mapping[str, Shape], tensors: Iterable[str]) -> bool:
+    """Whether all these tensors and all outputs have one entry a sample along their first axis.
+
+    Shapes are inferred for two and for three samples: an axis that is the batch follows, every
+    other one stays.  A model that folds the batch into another axis, or was exported for one
+    sample, fails the test.
 
     Args:
-        proto: The model, changed in place.
-        feeds: Input -> shape.
-
-    Returns:
-        Tensor -> shape, where every dimension is known.
+        bare: Skeleton of the model.
+        feeds: Input -> shape for one sample.
+        tensors: Tensors that must follow.
     """
+    if not all(s and s[0] == 1 for s in feeds.values()):
+        return False
+    found: list[dict[str, Shape]] = []
+    for batch in (2, 3):
+        found.append(infer_shapes(bare, {k: (batch, *s[1:]) for k, s in feeds.items()}))
+    two, three = found
+    wanted = [*tensors, *(o.name for o in bare.graph.output)]
+    return all(
+        n in two and n in three and two[n][:1] == (2,) and three[n] == (3, *two[n][1:])
+        for n in wanted
+    )
+
+
+def skeleton(proto: ModelProto) -> ModelProto:
+    """A model without its large constants, which become inputs: enough for shape inference."""
+    out = protos.shell(proto)
+    out.graph.node.extend(proto.graph.node)
+    out.graph.input.extend(proto.graph.input)
+    out.graph.output.extend(proto.graph.output)
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) > _SMALL or tensor.data_location == TensorProto.EXTERNAL:
+            declared = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            out.graph.input.append(declared)
+        else:
+            out.graph.initializer.append(tensor)
+    return out
+
+
+def fix_inputs(proto: ModelProto, feeds: Mapping[str, Shape]) -> None:
+    """Write concrete shapes into the inputs of a model, in place."""
     for value in proto.graph.input:
         if value.name in feeds and value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
@@ -200,25 +274,32 @@ def fix_shapes(proto: ModelProto, feeds: Mapping[str, Shape]) -> dict[str, Shape
                 dim.dim_value = length
     # Declared shapes inside the graph may name symbols that are numbers now.
     del proto.graph.value_info[:]
-    skeleton = ModelProto()
-    skeleton.CopyFrom(proto)
-    del skeleton.graph.initializer[:], skeleton.graph.output[:]
-    for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) > _SMALL or tensor.data_location == TensorProto.EXTERNAL:
-            declared = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            skeleton.graph.input.append(declared)
-        else:
-            skeleton.graph.initializer.append(tensor)
-    for output in proto.graph.output:
-        skeleton.graph.output.add(name=output.name)
+
+
+def infer_shapes(bare: ModelProto, feeds: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shapes of a model's tensors for given input shapes.
+
+    Args:
+        bare: Skeleton of the model.
+        feeds: Input -> shape.
+
+    Returns:
+        Tensor -> shape, where every dimension is known.
+    """
+    trial = ModelProto()
+    trial.CopyFrom(bare)
+    fix_inputs(trial, feeds)
+    del trial.graph.output[:]
+    for output in bare.graph.output:
+        trial.graph.output.add(name=output.name)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(trial, data_prop=True).graph
     except Exception:  # noqa: BLE001  (inference gives up with bare errors; taps then measure)
         return {}
     shapes: dict[str, Shape] = {}
     for value in (*inferred.value_info, *inferred.output, *inferred.input):
-        declared_type = value.type.tensor_type
-        dims = declared_type.shape.dim
-        if declared_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
+        declared = value.type.tensor_type
+        dims = declared.shape.dim
+        if declared.HasField("shape") and all(d.HasField("dim_value") for d in dims):
             shapes[value.name] = tuple(d.dim_value for d in dims)
     return shapes

@@ -37,7 +37,9 @@ def check_structure(model: ModelProto) -> None:
 
 
 def _check_scope(graph: GraphProto, outer: set[str]) -> None:
-    sources = [t.name for t in graph.initializer] + [s.values.name for s in graph.sparse_initializer]
+    sources = [t.name for t in graph.initializer] + [
+        s.values.name for s in graph.sparse_initializer
+    ]
     _once(sources, "initializer")
     _once([v.name for v in graph.input], "graph input")
     written = [o for n in graph.node for o in n.output if o]
@@ -106,7 +108,7 @@ class Finding(NamedTuple):
 
 
 def findings(graph: Graph) -> list[Finding]:
-    """Everything that is wrong with a loaded model: its structure is sound, or it had not loaded."""
+    """Everything wrong with a model that could be loaded (so its structure is sound)."""
     out: list[Finding] = []
     message = check_onnx(graph)
     if message:
@@ -218,11 +220,11 @@ def _same_zero(graph: Graph, a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def _is_wide_float(dtype: np.dtype[np.generic]) -> bool:
-    return dtype.kind == "f" and dtype.itemsize >= 2 or str(dtype) == "bfloat16"
+    return (dtype.kind == "f" and dtype.itemsize >= 2) or str(dtype) == "bfloat16"
 
 
 def check_onnx(graph: Graph) -> str:
-    """onnx's checker with strict shape inference, on a skeleton; the message if it refuses.
+    """The checker of onnx with strict shape inference, on a skeleton; the message if it refuses.
 
     The skeleton has no weights, so a model of any size takes milliseconds.
     """

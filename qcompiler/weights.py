@@ -30,13 +30,14 @@ Array = NDArray[Any]
 ALIGNMENT = 4096
 # Smaller constants stay in the model file: shape inference must be able to read them.
 INLINE_BYTES = 1024
-_PACKED_BITS = {
+_PACKED_BITS: dict[int, int] = {
     TensorProto.INT4: 4,
     TensorProto.UINT4: 4,
     TensorProto.FLOAT4E2M1: 4,
     TensorProto.INT2: 2,
     TensorProto.UINT2: 2,
 }
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 _CHUNK = 1 << 24
 
 
@@ -52,17 +53,19 @@ def stored_bytes(proto: TensorProto) -> int:
             where=proto.name,
             hint="the file is damaged; export the model again",
         )
-    count = math.prod(proto.dims)
+    count: int = math.prod(proto.dims)
     if proto.data_type in _PACKED_BITS:
-        return (count * _PACKED_BITS[proto.data_type] + 7) // 8
+        bits: int = _PACKED_BITS[proto.data_type]
+        return (count * bits + 7) // 8
     try:
-        return count * onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
+        itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
     except KeyError:
         raise InputError(
             f"constant has the unknown element type {proto.data_type}",
             where=proto.name,
             hint="the model was written by a newer onnx; upgrade the onnx package",
         ) from None
+    return count * itemsize
 
 
 def check_tensor(proto: TensorProto, folder: Path | None) -> None:
@@ -97,7 +100,7 @@ def check_tensor(proto: TensorProto, folder: Path | None) -> None:
         field = onnx.helper.tensor_dtype_to_field(proto.data_type)
         values, count = len(getattr(proto, field)), math.prod(proto.dims)
         per_value = {"int32_data": 8 // _PACKED_BITS.get(proto.data_type, 8)}.get(field, 1)
-        complex_parts = 2 if proto.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
+        complex_parts = 2 if proto.data_type in _COMPLEX else 1
         needed = -(-count * complex_parts // per_value)
         found = expected * values // needed if needed else values
     if found != expected:
@@ -140,7 +143,8 @@ def external_place(proto: TensorProto, folder: Path | None) -> tuple[Path, int, 
             where=f"{proto.name}, {path}",
             hint="put the file beside the model under exactly this name",
         )
-    homes = [folder.resolve(), *(p.resolve().parent for p in folder.glob("*.onnx") if p.is_symlink())]
+    links = (p.resolve().parent for p in folder.glob("*.onnx") if p.is_symlink())
+    homes = [folder.resolve(), *links]
     real = path.resolve()
     if not any(real.is_relative_to(home) for home in homes):
         raise InputError(
@@ -209,9 +213,11 @@ def copy_bytes(proto: TensorProto, folder: Path | None, out: BinaryIO) -> int:
                 out.write(chunk)
                 left -= len(chunk)
         return length
-    raw = proto.raw_data if proto.HasField("raw_data") else numpy_helper.from_array(
-        numpy_helper.to_array(proto)
-    ).raw_data
+    raw = (
+        proto.raw_data
+        if proto.HasField("raw_data")
+        else numpy_helper.from_array(numpy_helper.to_array(proto)).raw_data
+    )
     out.write(raw)
     return len(raw)
 

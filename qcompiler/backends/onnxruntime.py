@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import onnxruntime
@@ -28,6 +28,10 @@ _LEVELS = {
     "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+
+
+_FETCHED = onnxruntime.RunOptions()
+_FETCHED.only_execute_path_to_fetches = True
 
 
 class OrtSession:
@@ -71,7 +75,7 @@ class OrtSession:
                 options,
                 providers=["CPUExecutionProvider"],
             )
-        except Exception as error:  # noqa: BLE001  (pybind raises many unrelated types)
+        except Exception as error:
             raise UnsupportedError(
                 f"ONNX Runtime cannot load the model: {_first_line(error)}",
                 hint="custom operators need their library (--custom-ops LIB); otherwise simplify "
@@ -80,18 +84,21 @@ class OrtSession:
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
-    def __enter__(self) -> OrtSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         del self._session
 
-    def run(self, feeds: Feeds, fetch: Sequence[str] | None = None) -> dict[str, Array]:
+    def run(
+        self, feeds: Feeds, fetch: Sequence[str] | None = None, *, only_fetched: bool = False
+    ) -> dict[str, Array]:
         """Run one feed.
 
         Args:
             feeds: Input name -> array; names the model does not have are ignored.
-            fetch: Outputs to compute; all without it.
+            fetch: Outputs to return; all without it.
+            only_fetched: Skip the nodes that these outputs do not need.
 
         Returns:
             Output name -> array.
@@ -102,8 +109,8 @@ class OrtSession:
         names = list(fetch) if fetch is not None else list(self.outputs)
         known = {k: feeds[k] for k in self.inputs if k in feeds}
         try:
-            values = self._session.run(names, known)
-        except Exception as error:  # noqa: BLE001  (pybind raises many unrelated types)
+            values = self._session.run(names, known, _FETCHED if only_fetched else None)
+        except Exception as error:
             raise BackendError(
                 f"ONNX Runtime failed while running the model: {_first_line(error)}",
                 hint="check that the data have the shapes that the model expects",

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(130, "interrupted; nothing was written")
     except BrokenPipeError:
         return 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, the user gets one line)
         return _failed(error)
 
 

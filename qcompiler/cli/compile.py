@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from qcompiler.cli import options as o
 
 
-def compile(  # noqa: A001, PLR0913  (a command line has as many options as it has)
+def compile(  # noqa: A001  (a command line has as many options as it has)
     model: o.Model,
     /,
     *,
@@ -31,9 +31,13 @@ def compile(  # noqa: A001, PLR0913  (a command line has as many options as it h
     exclude: o.Exclude = (),
     keep: Annotated[
         Path | None,
-        Parameter(help="Folder for the products: prepared.onnx, points.json, stats.npz, plan.json."),
+        Parameter(
+            help="Folder for the products: prepared.onnx, points.json, stats.npz, plan.json."
+        ),
     ] = None,
-    stats: Annotated[Path | None, Parameter(help="Take these statistics, do not calibrate.")] = None,
+    stats: Annotated[
+        Path | None, Parameter(help="Take these statistics, do not calibrate.")
+    ] = None,
     plan: Annotated[Path | None, Parameter(help="Carry out this plan, decide nothing.")] = None,
     overwrite: o.Overwrite = False,
     format: o.Format = "text",  # noqa: A002
@@ -53,7 +57,7 @@ def compile(  # noqa: A001, PLR0913  (a command line has as many options as it h
     from qcompiler import plan as products
     from qcompiler.calibrate import Statistics
     from qcompiler.cli.display import display
-    from qcompiler.cli.products import write_products
+    from qcompiler.cli.products import product_paths, write_products
     from qcompiler.cli.summary import summarize
     from qcompiler.driver import Options
     from qcompiler.driver import compile as run
@@ -61,7 +65,11 @@ def compile(  # noqa: A001, PLR0913  (a command line has as many options as it h
 
     output = output or model.with_name(f"{model.stem}.{Path(recipe).stem}.onnx")
     files = [output, *([report] if report else [])]
-    o.refuse_existing(files, overwrite=overwrite, sources=[model])
+    sources = [model, *(p for p in (stats, plan) if p)]
+    o.refuse_existing(files, overwrite=overwrite, sources=sources)
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        o.refuse_existing(product_paths(keep), overwrite=overwrite, sources=[*sources, *files])
     result = run(
         model,
         data=data,

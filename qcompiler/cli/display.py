@@ -1,10 +1,11 @@
-"""Progress: a bar on a terminal, a line every 30 seconds elsewhere, nothing beside JSON."""
+"""Progress: a bar on a terminal, a line every 30 seconds elsewhere, warnings only beside JSON."""
 
 from __future__ import annotations
 
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
@@ -15,10 +16,21 @@ _EVERY = 30.0
 
 def display(*, quiet: bool) -> Progress:
     """The progress of a command that writes text, or of one that writes JSON (``quiet``)."""
-    if quiet:
-        return Silent()
     console = Console(stderr=True, highlight=False)
+    if quiet:
+        return _Warnings(console)
     return _Bar(console) if console.is_terminal else _Lines(console)
+
+
+class _Warnings(Silent):
+    """Nothing but warnings, which go to standard error."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def warn(self, message: str) -> None:
+        """Print at once."""
+        self._console.print(f"warning: {escape(message)}", soft_wrap=True)
 
 
 class _Bar:
@@ -54,14 +66,14 @@ class _Bar:
 
     def warn(self, message: str) -> None:
         """Print above the bar."""
-        self._console.print(f"[bold yellow]warning[/]: {message}", soft_wrap=True)
+        self._console.print(f"[bold yellow]warning[/]: {escape(message)}", soft_wrap=True)
 
 
-class _Lines:
+class _Lines(_Warnings):
     """Plain lines, at most one in 30 seconds."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._stage = ""
         self._start = self._last = time.monotonic()
 
@@ -79,10 +91,3 @@ class _Lines:
         left = (now - self._start) * (total - done) / done if total and done else None
         rest = f" of {total}, about {left:.0f} s left" if left is not None else ""
         self._console.print(f"{self._stage}: {done}{rest}")
-
-    def end(self) -> None:
-        """Nothing to clean up."""
-
-    def warn(self, message: str) -> None:
-        """Print at once."""
-        self._console.print(f"warning: {message}", soft_wrap=True)

@@ -28,20 +28,40 @@ def explain(
     if name in pipeline.pass_names():
         cls = pipeline.find_pass(name)
         module = importlib.import_module(cls.__module__)
-        found.append(f"pass {name} ({cls.phase}, {cls.effect.name}: {cls.effect.value})\n\n{module.__doc__}")
+        found.append(
+            f"pass {name} ({cls.phase}, {cls.effect.name}: {cls.effect.value})\n\n{module.__doc__}"
+        )
     if name in METHODS:
         found.append(f"range method {name}\n\n{inspect.getdoc(METHODS[name])}")
     if name in targets.names():
         found.append(_target(name))
     if name in recipe.names():
-        found.append(f"recipe {name}\n\n{recipe.find(name)}")
+        found.append(f"recipe {name}\n\n{recipe.text(name)}")
     if name in formats.names():
-        found.append(f"format {name}\n\n{formats.get(name)}")
+        found.append(_format(name))
     if not found:
-        known = (*pipeline.pass_names(), *METHODS, *targets.names(), *recipe.names(), *formats.names())
-        raise UsageError(f"nothing is called {name!r}", hint=f"try one of: {', '.join(sorted(set(known)))}")
+        known = (
+            *pipeline.pass_names(),
+            *METHODS,
+            *targets.names(),
+            *recipe.names(),
+            *formats.names(),
+        )
+        raise UsageError(
+            f"nothing is called {name!r}", hint=f"try one of: {', '.join(sorted(set(known)))}"
+        )
     console.print("\n\n".join(text.strip() for text in found))
     return 0
+
+
+def _format(name: str) -> str:
+    from qcompiler import formats
+
+    module = importlib.import_module(f"qcompiler.formats.{name}")
+    element = formats.get(name)
+    kind = "float" if element.is_float else "integer"
+    facts = f"{element.bits}-bit {kind}, codes {element.min} to {element.max}"
+    return f"format {name}\n\n{(module.__doc__ or '').strip()}\n\n{facts}"
 
 
 def _target(name: str) -> str:

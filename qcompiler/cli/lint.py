@@ -28,6 +28,8 @@ def lint(model: o.Model, /, *, format: o.Format = "text") -> int:  # noqa: A002
         return int(bool(found))
     console = Console(highlight=False, soft_wrap=True)
     for finding in found:
-        console.print(f"[bold red]{finding.code}[/] {escape(finding.where)}: {escape(finding.message)}")
+        console.print(
+            f"[bold red]{finding.code}[/] {escape(finding.where)}: {escape(finding.message)}"
+        )
     console.print(f"{model}: {len(found)} finding{'' if len(found) == 1 else 's'}")
     return int(bool(found))

@@ -20,16 +20,12 @@ Data = Annotated[
     ),
 ]
 RecipeName = Annotated[str, Parameter(help="Recipe: a name or the path of a .toml file.")]
-TargetName = Annotated[
-    str, Parameter(help="Target: tensorrt, tensorrt-rtx or onnxruntime.")
-]
+TargetName = Annotated[str, Parameter(help="Target: tensorrt, tensorrt-rtx or onnxruntime.")]
 Exclude = Annotated[
     tuple[str, ...],
     Parameter(consume_multiple=True, help="Globs over node names that stay in float."),
 ]
-Overwrite = Annotated[
-    bool, Parameter(negative="", help="Replace output files that exist.")
-]
+Overwrite = Annotated[bool, Parameter(negative="", help="Replace output files that exist.")]
 Format = Annotated[
     Literal["text", "json"],
     Parameter(help="What goes to standard output; json is one document."),
@@ -64,12 +60,22 @@ def images(mean: Sequence[float], std: Sequence[float], layout: str) -> ImageOpt
 def refuse_existing(paths: Sequence[Path], *, overwrite: bool, sources: Sequence[Path]) -> None:
     """Check outputs before any work is done.
 
+    Args:
+        paths: What will be written.
+        overwrite: Whether files that exist may be replaced.
+        sources: What is read.
+
     Raises:
-        UsageError: A file exists and ``--overwrite`` was not given, or an output is an input.
+        UsageError: A file exists and ``--overwrite`` was not given, two outputs are one file, or
+            an output is an input.
     """
     from qcompiler.errors import UsageError
 
-    for path in paths:
+    for number, path in enumerate(paths):
+        if any(path.resolve() == p.resolve() for p in paths[:number]):
+            raise UsageError(
+                "two outputs have the same name", where=str(path), hint="choose another path"
+            )
         if any(path.resolve() == s.resolve() for s in sources):
             raise UsageError(
                 "the output is the input", where=str(path), hint="choose another path with -o"

@@ -43,7 +43,8 @@ def plan(
     from qcompiler.driver import Compilation, Options
 
     if output is not None:
-        o.refuse_existing([output], overwrite=overwrite, sources=[model])
+        sources = [model, *([stats] if stats else [])]
+        o.refuse_existing([output], overwrite=overwrite, sources=sources)
     work = Compilation(
         model,
         recipe,
@@ -81,7 +82,11 @@ def _table(decided: QuantPlan) -> Table:
         source = "" if decision.source == "calibrated" else f"{decision.source}; "
         for slot in decision.slots:
             table.add_row(
-                escape(slot.node), slot.role, escape(decision.tensor), shown, escape(source + decision.why)
+                escape(slot.node),
+                slot.role,
+                escape(decision.tensor),
+                shown,
+                escape(source + decision.why),
             )
     for node, reason in decided.skipped.items():
         table.add_row(escape(node), "float", "", "", escape(reason))

@@ -9,12 +9,17 @@ if TYPE_CHECKING:
     from qcompiler.driver import Result
 
 
+def product_paths(folder: Path) -> list[Path]:
+    """The files that ``write_products`` writes."""
+    return [folder / n for n in ("prepared.onnx", "points.json", "plan.json", "stats.npz")]
+
+
 def write_products(result: Result, folder: Path, model: Path, target: str) -> list[Path]:
     """Write ``prepared.onnx``, ``points.json``, ``stats.npz`` and ``plan.json``.
 
     Args:
         result: The compilation.
-        folder: Made if it does not exist.
+        folder: An existing folder.
         model: The original model, from which the prepared graph is made again.
         target: Name of the target.
 
@@ -26,13 +31,13 @@ def write_products(result: Result, folder: Path, model: Path, target: str) -> li
     from qcompiler.driver import prepare
     from qcompiler.emit import emit
 
-    folder.mkdir(parents=True, exist_ok=True)
+    prepared, points, plan, stats = product_paths(folder)
     graph, _ = prepare(model, targets.find(target))
-    files = emit(graph, folder / "prepared.onnx")
-    products.save(result.points, folder / "points.json")
-    products.save(result.plan, folder / "plan.json")
-    files += [folder / "points.json", folder / "plan.json"]
+    files = emit(graph, prepared)
+    products.save(result.points, points)
+    products.save(result.plan, plan)
+    files += [points, plan]
     if result.statistics is not None:
-        result.statistics.save(folder / "stats.npz")
-        files.append(folder / "stats.npz")
+        result.statistics.save(stats)
+        files.append(stats)
     return files

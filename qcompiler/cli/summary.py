@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qcompiler.report import OutputError, Report
+from qcompiler.report import EQUAL_DB, OutputError, Report
 
 # Beyond this many lines a list of nodes or outputs is cut, and says so.
 _LINES = 6
@@ -43,7 +43,9 @@ def summarize(report: Report, console: Console) -> None:
         )
     table.add_row("data", escape(_data(report)))
     _skipped(table, report)
-    table.add_row("time", "  ".join(f"{k} {v:.1f} s" for k, v in report.timings.items() if v >= 0.05))
+    table.add_row(
+        "time", "  ".join(f"{k} {v:.1f} s" for k, v in report.timings.items() if v >= 0.05)
+    )
     console.print(table)
     console.print(_ops(report))
     for warning in report.warnings:
@@ -54,20 +56,26 @@ def _outputs(table: Table, report: Report) -> None:
     for output in report.outputs[:_LINES]:
         table.add_row(
             f"output {escape(output.output)}",
-            f"SQNR {output.sqnr_db:.1f} dB, cosine {output.cosine:.5f}" + _optimized(output),
+            f"{_sqnr(output.sqnr_db)}, cosine {output.cosine:.5f}" + _optimized(output),
         )
     rest = report.outputs[_LINES:]
     if rest:
         worst = min(rest, key=lambda o: o.sqnr_db)
-        table.add_row("", f"… {len(rest)} more, the worst {escape(worst.output)} {worst.sqnr_db:.1f} dB")
+        table.add_row(
+            "", f"… {len(rest)} more, the worst {escape(worst.output)} {_sqnr(worst.sqnr_db)}"
+        )
     if not report.outputs:
         table.add_row("output", "not verified: there were no held-out samples")
+
+
+def _sqnr(value: float) -> str:
+    return "equal" if value >= EQUAL_DB else f"SQNR {value:.1f} dB"
 
 
 def _optimized(output: OutputError) -> str:
     if output.sqnr_db_optimized is None:
         return ""
-    return f"  (ONNX Runtime optimized: {output.sqnr_db_optimized:.1f} dB)"
+    return f"  (ONNX Runtime optimized: {_sqnr(output.sqnr_db_optimized)})"
 
 
 def _data(report: Report) -> str:

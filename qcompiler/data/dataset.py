@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from operator import length_hint
 from typing import Protocol
 
 from qcompiler.data.chunk import Reader
@@ -80,6 +81,15 @@ class Stream:
         """
         with closing(self._reader.chunks()) as chunks:
             yield from feeds(chunks, self._specs, self.source, self._notes.setdefault, self._limit)
+
+    @property
+    def exact_length(self) -> int | None:
+        """Number of feeds if it is known for certain without reading the data; else None.
+
+        Raises:
+            InputError: Names, dtypes or shapes of the first chunk are wrong.
+        """
+        return length_hint(self) if self._reader.chunk_count == 1 else None
 
     def __length_hint__(self) -> int:
         """Estimated number of feeds, 0 if unknown.

@@ -1,7 +1,7 @@
 """Weights that already lie on a grid: find its step, and quantizing them loses nothing.
 
 A model that was quantized before (trained with quantization, or converted back from TFLite) has
-weights ``w = k s`` with small integers ``k``.  Any other scale than ``s`` rounds them a second time;
+weights ``w = k s`` with small integers ``k``.  Any other scale than ``s`` rounds them once more;
 ``s`` itself gives the codes ``k`` back exactly.  The step of a channel is the smallest distance
 between two of its values, if every value is a multiple of it.
 """
@@ -46,7 +46,8 @@ def _closest(values: F32) -> F64:
     ordered = np.sort(np.concatenate([magnitudes, np.zeros((len(values), 1))], axis=1), axis=1)
     gaps = np.diff(ordered, axis=1)
     scale = ordered[:, -1:] * 1e-6
-    return np.where(gaps > scale, gaps, np.inf).min(axis=1, initial=np.inf)
+    closest: F64 = np.where(gaps > scale, gaps, np.inf).min(axis=1, initial=np.inf)
+    return closest
 
 
 def _step(row: F32, largest: float, levels: int) -> float:

@@ -60,11 +60,12 @@ def search_scale(
     scale = np.empty(len(rows), np.float32)
     zero = np.empty(len(rows), spec.element.dtype)
     step = max(1, _SLICE // max(rows.shape[1], 1))
+    factors = _FACTORS if search else _FACTORS[:1]
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         block = np.ascontiguousarray(rows[part])
         cost = None if costs is None else np.ascontiguousarray(costs[part])
-        scale[part], zero[part] = _search(block, cost, spec, _FACTORS if search else _FACTORS[:1])
+        scale[part], zero[part] = _search(block, cost, spec, factors)
     shape = spec.granularity.scale_shape(values.shape)
     return QParams(scale.reshape(shape), zero.reshape(shape))
 
@@ -90,7 +91,7 @@ def _importance(importance: ArrayLike, weight: F32) -> F32:
 
 
 def _search(
-    rows: F32, costs: F32 | None, spec: Spec, factors: F64
+    rows: F32, costs: F32 | None, spec: Spec, factors: tuple[float, ...]
 ) -> tuple[F32, NDArray[Any]]:
     """Best scale and zero point of each row."""
     if not rows.size:
@@ -98,7 +99,7 @@ def _search(
     lo, hi = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
     loss = np.full(len(rows), np.inf)
     factor = np.ones(len(rows))
-    for candidate in _FACTORS:
+    for candidate in factors:
         scale, zero = affine(lo * candidate, hi * candidate, spec)
         found = _loss(rows, costs, (scale, zero), spec)
         factor = np.where(found < loss, candidate, factor)

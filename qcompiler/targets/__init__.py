@@ -26,10 +26,6 @@ def find(name: str) -> Target:
         UsageError: There is no such target.
     """
     if name not in names():
-        raise UsageError(
-            f"there is no target {name!r}", hint=f"targets are: {', '.join(names())}"
-        )
-    target: Target = importlib.import_module(
-        f"qcompiler.targets.{name.replace('-', '_')}"
-    ).TARGET
+        raise UsageError(f"there is no target {name!r}", hint=f"targets are: {', '.join(names())}")
+    target: Target = importlib.import_module(f"qcompiler.targets.{name.replace('-', '_')}").TARGET
     return target

@@ -85,11 +85,11 @@ class Target:
 
     def allows(self, layer: Layer) -> Verdict:
         """Look a layer up."""
-        row = next(
-            (r for r in self.capabilities if (r.op, r.kind) == (layer.op, layer.kind)), None
-        )
+        row = next((r for r in self.capabilities if (r.op, r.kind) == (layer.op, layer.kind)), None)
         if row is None:
-            return Verdict(False, f"unknown on {self.name}: no row for {layer.op} {layer.kind}", None)
+            return Verdict(
+                False, f"unknown on {self.name}: no row for {layer.op} {layer.kind}", None
+            )
         if not row.allowed:
             return Verdict(False, f"{row.note} [{row.source}]", row)
         shape = self._shape_reason(layer)
