@@ -14,7 +14,7 @@ Never folded:
 * ``QuantizeLinear`` and ``DequantizeLinear``: a constant behind one *is* the quantized weight, and
   folding it would store the float again;
 * random operators, operators of other domains, nodes with bodies, anything with strings;
-* a result larger than twice its inputs (from 64 KiB on): ``Expand`` and ``ConstantOfShape`` are a
+* a result larger than twice its inputs (from 4 KiB on): ``Expand`` and ``ConstantOfShape`` are a
   few bytes in the file and megabytes as constants;
 * a node that fails when computed: perhaps no input ever reaches it.
 
@@ -59,7 +59,7 @@ _NEVER = frozenset(
     }
 )
 # A result may be this large, or twice its inputs if that is more.
-_SMALL_BYTES = 64 * 1024
+_SMALL_BYTES = 4 * 1024
 _GROWTH = 2
 # Constants up to this size are initializers of the session: shape inference reads them.
 _INLINE_BYTES = 4096

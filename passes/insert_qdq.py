@@ -1,13 +1,16 @@
 """Put the activation pairs of the plan into the graph.
 
-Before: ``Conv(x, W)``.  After: ``Conv(DequantizeLinear(QuantizeLinear(x, s, 0), s, 0), W)``.
+Before: ``Conv(x, W)``.  After: ``Conv(DequantizeLinear(QuantizeLinear(x, s, 0), s), W)``.
 
 * One pair a tensor, shared by every planned reader (rule E15); other readers keep ``x``.
 * The pair stands directly in front of its readers, behind data movement, so that nothing separates
   a convolution from its activation function (rules D20, D21).
 * The scale is a scalar: a scale of shape [1] sends a whole convolution back to float in TensorRT
   for RTX (rule B18).  Q and DQ share it, so their equality is plain to see (rules B29, B30).
-* The zero point is explicit: without one TensorRT assumes INT8 and ONNX says UINT8 (rule B06).
+* The zero point of Q is explicit: without one TensorRT assumes INT8 and ONNX says UINT8 (rule B06).
+  That of DQ is left out where it is zero.  It says nothing, and with it ONNX Runtime 1.32 fails to
+  load a graph of static shapes: its optimizer moves such a pair through a Reshape, writes an
+  ``output_dtype`` of INT8 and then turns the zero point into UINT8 (onnxruntime issue 25526).
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ def _pair(
     )
     return graph.add(
         "DequantizeLinear",
-        [codes, *shared[key]],
+        [codes, shared[key][0]] if decision.storage.symmetric else [codes, *shared[key]],
         output=f"{tensor.name}_dq",
         dtype=tensor.dtype,
         shape=tensor.shape,

@@ -11,12 +11,14 @@ from __future__ import annotations
 import importlib.util
 import math
 import traceback
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -56,9 +58,9 @@ def open_evaluation(source: str) -> Evaluation:
         return Scripted(Path(script or source), function if script else "evaluate")
     path = Path(source)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
             f"cannot read the evaluation data: {error}",
             where=source,

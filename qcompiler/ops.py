@@ -41,6 +41,7 @@ _MOVES = frozenset(
         "Gather", "Expand", "Tile", "Identity", "DepthToSpace", "SpaceToDepth",
     }
 )  # fmt: skip
+_RESHAPES = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze"})
 _GLOBAL_POOLS = frozenset({"GlobalAveragePool", "GlobalMaxPool"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid", "Tanh"})
 
@@ -196,6 +197,29 @@ def _self_gate_after(graph: Graph, tensor: Tensor) -> Node | None:
         if _self_gated(graph, product) is gate:
             return product
     return None
+
+
+def splits_evenly(graph: Graph, node: Node) -> bool:
+    """Whether the result of a matrix product is split into equal parts.
+
+    It is the merged projection of query, key and value: past a constant bias, reshaped and
+    transposed, it goes into a ``Split`` and nowhere else.
+    """
+    user = graph.sole_user(node.outputs[0])
+    for _ in range(4):
+        if user is None or not (user.op in _RESHAPES or _adds_constant(graph, user)):
+            break
+        user = graph.sole_user(user.outputs[0])
+    if user is None or not is_standard(user) or user.op != "Split" or len(user.outputs) < 2:
+        return False
+    if len(user.inputs) < 2 or not user.inputs[1].name:
+        return True
+    sizes = user.inputs[1]
+    return graph.is_constant(sizes) and len(set(graph.values(sizes).tolist())) == 1
+
+
+def _adds_constant(graph: Graph, node: Node) -> bool:
+    return node.op == "Add" and any(graph.is_constant(t) for t in node.inputs)
 
 
 def static(shape: Shape | None) -> tuple[int, ...] | None:

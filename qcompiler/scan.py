@@ -106,7 +106,7 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
     reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe)
     if reason:
         return reason
-    layer = _layer(node, slot, ops.constant_shape(weight), data)
+    layer = _layer(graph, node, slot, data)
     verdict = target.allows(layer)
     if not verdict.ok or verdict.row is None:
         return verdict.why
@@ -163,10 +163,11 @@ def _operands_reason(graph: Graph, data: Tensor, weight: Tensor) -> str:
     return ""
 
 
-def _layer(node: Node, slot: int, shape: tuple[int, ...], data: Tensor) -> Layer:
+def _layer(graph: Graph, node: Node, slot: int, data: Tensor) -> Layer:
+    shape = ops.constant_shape(node.inputs[slot])
     axis = ops.weight_axis(node, slot, len(shape))
     kernel = shape[2:] if node.op in ("Conv", "ConvTranspose") else ()
-    kind = "dense"
+    kind = "merged" if not kernel and ops.splits_evenly(graph, node) else "dense"
     if kernel and ops.groups(node) > 1:
         per_group = shape[1] if node.op == "Conv" else shape[0] // ops.groups(node)
         kind = "depthwise" if per_group == 1 else "grouped"

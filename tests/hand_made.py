@@ -24,6 +24,11 @@ Array = NDArray[Any]
 INT8 = recipes.find("int8")
 
 
+def f32(values: Any) -> Array:
+    """Numbers as a float32 array."""
+    return np.asarray(values, np.float32)
+
+
 def normal(name: str, shape: Sequence[int], dtype: Any = np.float32) -> Array:
     """Normal numbers that depend on the name only, scaled so that products keep their size."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
@@ -32,7 +37,7 @@ def normal(name: str, shape: Sequence[int], dtype: Any = np.float32) -> Array:
     return np.asarray(values.astype(dtype))
 
 
-def model(text: str, *, opset: int = 21, **constants: Sequence[int] | Array) -> ModelProto:
+def model(text: str, *, opset: int = 21, **constants: Any) -> ModelProto:
     """A model from the text of its graph.
 
     Args:
@@ -47,8 +52,8 @@ def model(text: str, *, opset: int = 21, **constants: Sequence[int] | Array) -> 
     return made
 
 
-def graph(text: str, **constants: Sequence[int] | Array) -> Graph:
-    """The same as a graph with inferred shapes, not prepared: what is written is what is scanned."""
+def graph(text: str, **constants: Any) -> Graph:
+    """The same as a graph with inferred shapes, not prepared: what is written is scanned."""
     loaded = load(model(text, **constants))
     loaded.infer()
     return loaded
@@ -58,7 +63,7 @@ def scanned(
     text: str,
     target: str = "tensorrt",
     recipe: Recipe = INT8,
-    **constants: Sequence[int] | Array,
+    **constants: Any,
 ) -> Points:
     """What scan proposes for a graph."""
     return scan(graph(text, **constants), recipe, targets.find(target))

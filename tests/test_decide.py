@@ -24,7 +24,7 @@ from qcompiler.plan import Decision, Points, QuantPlan
 from qcompiler.recipe import Recipe
 from qcompiler.scan import scan
 from qcompiler.spec import QParams
-from tests.hand_made import INT8, graph, normal
+from tests.hand_made import INT8, f32, graph, normal
 
 CHAIN = """g (float[4,32] x) => (float[4,32] y) {
   [first] h = MatMul (x, W)
@@ -33,7 +33,10 @@ CHAIN = """g (float[4,32] x) => (float[4,32] y) {
 }"""
 WEIGHTS = {"W": (32, 32), "V": (32, 32)}
 RNG = np.random.default_rng(5)
-VALUES = {"x": RNG.standard_normal(4000).astype(np.float32), "r": np.float32([0.0, 1.0, 2.0])}
+VALUES: dict[str, NDArray[Any]] = {
+    "x": RNG.standard_normal(4000).astype(np.float32),
+    "r": f32([0.0, 1.0, 2.0]),
+}
 
 
 def _proposed(text: str = CHAIN, target: str = "tensorrt", **weights: Any) -> tuple[Graph, Points]:
@@ -96,7 +99,7 @@ def test_statistics_of_another_model_are_refused() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_activation_that_is_not_finite_is_named_and_its_node_left_whole(bad: float) -> None:
-    plan = _decided({**VALUES, "r": np.float32([0.0, 1.0, bad])})
+    plan = _decided({**VALUES, "r": f32([0.0, 1.0, bad])})
     assert set(plan.skipped) == {"second"}
     assert plan.skipped["second"] == (
         "its activation 'r' holds NaN or infinity in the calibration data"
@@ -106,7 +109,7 @@ def test_an_activation_that_is_not_finite_is_named_and_its_node_left_whole(bad: 
 
 
 def test_an_activation_of_nothing_but_nan_is_called_that() -> None:
-    plan = _decided({**VALUES, "r": np.float32([np.nan])})
+    plan = _decided({**VALUES, "r": f32([np.nan])})
     assert "'r' holds NaN or infinity" in plan.skipped["second"]
 
 
@@ -120,7 +123,7 @@ def test_an_activation_that_was_never_computed_is_named(values: dict[str, Any]) 
 def test_a_shared_weight_keeps_the_slot_whose_activation_is_sound() -> None:
     text = CHAIN.replace("(r, V)", "(r, W)")
     made, points = _proposed(text, W=(32, 32))
-    plan = decide(made, points, _statistics(points, {**VALUES, "r": np.float32([np.nan])}), INT8)
+    plan = decide(made, points, _statistics(points, {**VALUES, "r": f32([np.nan])}), INT8)
     (weight,) = plan.weights
     assert [s.node for s in weight.slots] == ["first"]
 
@@ -154,7 +157,9 @@ def test_a_member_without_values_takes_the_range_of_its_group() -> None:
 
 def test_a_bad_member_of_a_group_is_the_one_that_is_named() -> None:
     made, points = _proposed(MOVED, W=(16, 16, 1, 1))
-    plan = decide(made, points, _statistics(points, {"x": np.ones(3), "p": np.array([np.inf])}), INT8)
+    plan = decide(
+        made, points, _statistics(points, {"x": np.ones(3), "p": np.array([np.inf])}), INT8
+    )
     assert (plan.activations, plan.weights) == ((), ())
     assert "'p' holds NaN" in plan.skipped["pooled"]
     assert plan.skipped["whole"].startswith("'p', which shares the scale, holds NaN")
@@ -205,7 +210,9 @@ def test_a_searched_weight_scale_is_never_worse_and_here_better(axis: int | None
     weight, searched, decision = _weight_scale(True, axis)
     _, whole, _ = _weight_scale(False, axis)
     spec = decision.storage.spec()
-    errors = [mse(weight, dequantize(quantize(weight, q, spec), q, spec)) for q in (searched, whole)]
+    errors = [
+        mse(weight, dequantize(quantize(weight, q, spec), q, spec)) for q in (searched, whole)
+    ]
     assert errors[0] < errors[1]
     assert decision.source == "searched"
 
@@ -225,7 +232,7 @@ def test_half_precision_scales_are_rounded_to_half_precision() -> None:
     )
     plan = decide(made, points, _statistics(points, {"x": VALUES["x"]}), INT8)
     for decision in (*plan.activations, *plan.weights):
-        scales = np.float32(decision.scale)
+        scales = f32(decision.scale)
         np.testing.assert_array_equal(scales, scales.astype(np.float16).astype(np.float32))
 
 
@@ -246,7 +253,9 @@ def test_small_half_precision_scales(scale: float, subnormal: bool, expected: fl
 def test_a_small_channel_in_half_precision_keeps_its_codes() -> None:
     weight = normal("W", (32, 32), np.float16)
     weight[:, 7] *= np.float16(1e-3)
-    made, points = _proposed("g (float16[4,32] x) => (float16[4,32] y) { y = MatMul (x, W) }", W=weight)
+    made, points = _proposed(
+        "g (float16[4,32] x) => (float16[4,32] y) { y = MatMul (x, W) }", W=weight
+    )
     (decision,) = decide(made, points, _statistics(points, {"x": VALUES["x"]}), INT8).weights
     codes = quantize(weight.astype(np.float32), decision.qparams(), decision.storage.spec())
     # The scale of this channel is subnormal, rounded by at most 2^-25 of about 6e-6: under 1 %.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ from qcompiler import driver, ops, targets
 from qcompiler.graph import label
 from qcompiler.load import load
 from qcompiler.plan import Slot
-from qcompiler.recipe import Rule
+from qcompiler.recipe import Recipe, Rule
 from qcompiler.scan import model_digest, scan
-from tests.hand_made import INT8, by_tensor, graph, model, nodes, normal, scanned, table
+from tests.hand_made import INT8, by_tensor, f32, graph, model, nodes, normal, scanned, table
 
 ONE_CONV = "g (float[1,16,8,8] x) => (float[1,16,8,8] y) { [conv] y = Conv (x, W) }"
 
@@ -70,11 +72,11 @@ def test_d20_d21_the_pair_stands_behind_activation_function_and_data_movement() 
         ("Transpose <perm = [0, 1, 3, 2]> (x)", True),
         ("Reshape (x, shape)", True),
         ("Identity (x)", True),
-        ("Pad <mode = \"reflect\"> (x, pads)", True),
+        ('Pad <mode = "reflect"> (x, pads)', True),
         ("Pad (x, pads)", True),
         ("Pad (x, pads, seven)", False),
-        ("Resize <mode = \"nearest\"> (x, , double)", True),
-        ("Resize <mode = \"linear\"> (x, , double)", False),
+        ('Resize <mode = "nearest"> (x, , double)', True),
+        ('Resize <mode = "linear"> (x, , double)', False),
         ("AveragePool <kernel_shape = [1, 1]> (x)", False),
         ("Relu (x)", False),
     ],
@@ -139,7 +141,9 @@ def test_a_shared_weight_is_one_decision_with_two_slots() -> None:
 
 
 def test_f18_a_product_of_two_computed_tensors_stays_float() -> None:
-    points = scanned("g (float[4,32,32] a, float[4,32,32] b) => (float[4,32,32] y) { [p] y = MatMul (a, b) }")
+    points = scanned(
+        "g (float[4,32,32] a, float[4,32,32] b) => (float[4,32,32] y) { [p] y = MatMul (a, b) }"
+    )
     assert (points.activations, points.weights) == ((), ())
     assert "both operands are computed" in points.skipped["p"]
     assert "F18" in points.skipped["p"]
@@ -173,7 +177,7 @@ RESIDUAL = """g (float[1,16,8,8] x) => (float[1,16,8,8] y) {
   t = Relu (s)
   [next] y = Conv (t, C)
 }"""
-WEIGHTS = {"A": (16, 16, 1, 1), "B": (16, 16, 1, 1), "C": (16, 16, 1, 1)}
+WEIGHTS: dict[str, Any] = {"A": (16, 16, 1, 1), "B": (16, 16, 1, 1), "C": (16, 16, 1, 1)}
 
 
 @pytest.mark.parametrize(("order", "index"), [(("b", "h"), 1), (("h", "b"), 0)])
@@ -332,7 +336,7 @@ def test_e09_squeeze_excite_gates_stay_float(pool: str, activation: str, gate: s
         B=(32, 16, 1, 1),
         C=(32, 32, 1, 1),
         axes=np.array([2, 3], np.int64),
-        half=np.float32([0.5]),
+        half=f32([0.5]),
     )
     assert nodes(points.weights, "weight") == {"after"}
     assert set(points.skipped) == {"reduce", "expand"}
@@ -414,7 +418,7 @@ def test_d16_gemm_counts_its_rows_after_the_transposition(trans: int, rows: str)
 # ---------------------------------------------------------------------- targets
 
 
-def _only(target: str, node: str, **weights: tuple[int, ...]) -> tuple[int | None, str]:
+def _only(target: str, node: str, **weights: Any) -> tuple[int | None, str]:
     """Axis of the only weight (-1: skipped), and the reason if it is skipped."""
     text = f"g (float[1,32,8,8] x) => (float[a,b,c,d] y) {{ [n] y = {node} }}"
     points = scanned(text, target, **weights)
@@ -490,6 +494,44 @@ def test_a_weight_read_along_two_axes_has_two_points() -> None:
     assert [(w.tensor, w.storage.axis) for w in points.weights] == [("W", 1), ("W", 0)]
 
 
+MERGED = """g (float[4,32] x) => (float[4,32] q, float[4,32] k, float[4,{last}] v) {{
+  {product}
+  q, k, v = Split <axis = 1{parts}> ({sizes})
+}}"""
+PRODUCTS = {
+    "matmul": "p = MatMul (x, W)",
+    "bias": "m = MatMul (x, W) p = Add (b, m)",
+    "gemm": "p = Gemm (x, W, b)",
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS.values(), ids=PRODUCTS)
+@pytest.mark.parametrize(
+    ("sizes", "parts", "last", "merged"),
+    [
+        ("p", ", num_outputs = 3", 32, True),
+        ("p, even", "", 32, True),
+        ("p, uneven", "", 16, False),
+    ],
+)
+@pytest.mark.parametrize("target", targets.names())
+def test_a_merged_projection_has_one_scale_where_the_split_would_move(
+    product: str, sizes: str, parts: str, last: int, merged: bool, target: str
+) -> None:
+    columns = 64 + last
+    points = scanned(
+        MERGED.format(product=product, sizes=sizes, parts=parts, last=last),
+        target,
+        W=(32, columns),
+        b=(columns,),
+        even=np.array([32, 32, 32], np.int64),
+        uneven=np.array([32, 32, 16], np.int64),
+    )
+    (weight,) = points.weights
+    one_scale = merged and target != "onnxruntime"
+    assert weight.storage.axis == (None if one_scale else 1)
+
+
 # ---------------------------------------------------------------------- what cannot be quantized
 
 
@@ -555,9 +597,7 @@ def test_a_weight_without_output_channels_stays_float(shape: tuple[int, ...]) ->
 
 
 def test_a_weight_that_is_an_output_of_the_graph_stays_float() -> None:
-    proto = model(
-        "g (float[4,32] x) => (float[4,32] y) { [p] y = MatMul (x, W) }", W=(32, 32)
-    )
+    proto = model("g (float[4,32] x) => (float[4,32] y) { [p] y = MatMul (x, W) }", W=(32, 32))
     proto.graph.output.append(helper.make_tensor_value_info("W", TensorProto.FLOAT, [32, 32]))
     points = scan(load(proto), INT8, targets.find("tensorrt"))
     assert points.skipped == {"p": "its weight is an output of the graph"}
@@ -605,8 +645,11 @@ def test_nodes_are_excluded_by_glob(glob: str, left: set[str]) -> None:
 def test_the_first_rule_that_matches_wins() -> None:
     rules = (Rule(match="keep*", skip=False), Rule(match="*"))
     points = scanned(
-        "g (float[4,32] x) => (float[4,32] y) { [keep_1] h = MatMul (x, W) [other] y = MatMul (h, W) }",
-        recipe=INT8.__class__(name="r", rule=rules),
+        """g (float[4,32] x) => (float[4,32] y) {
+          [keep_1] h = MatMul (x, W)
+          [other] y = MatMul (h, W)
+        }""",
+        recipe=Recipe(name="r", rule=rules),
         W=(32, 32),
     )
     assert set(points.skipped) == {"other"}

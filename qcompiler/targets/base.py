@@ -11,7 +11,8 @@ class Layer:
 
     Attributes:
         op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
-        kind: ``dense``, ``grouped`` or ``depthwise``; linear layers are dense.
+        kind: ``dense``, ``grouped`` or ``depthwise``; a matrix product is ``dense``, or ``merged``
+            if its result is split into equal parts.
         inputs: Input channels a group, or K of a matrix product.
         outputs: Output channels, or N.
         kernel: Spatial kernel size, ``()`` for matrix products.
@@ -32,7 +33,7 @@ class Capability:
 
     Attributes:
         op: Operator.
-        kind: ``dense``, ``grouped`` or ``depthwise``.
+        kind: ``dense``, ``grouped``, ``depthwise`` or ``merged``.
         allowed: Whether planning may quantize it.
         weight_granularity: ``axis`` or ``tensor``.
         note: Why, in a few words; it becomes the reason in the plan when the row forbids.

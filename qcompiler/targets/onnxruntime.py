@@ -28,5 +28,7 @@ TARGET = Target(
         Capability("ConvTranspose", "depthwise", False, "axis", "there is no integer kernel", _DOC),
         Capability("Gemm", "dense", True, "axis", "QGemm", _DOC),
         Capability("MatMul", "dense", True, "axis", "MatMulIntegerToFloat", _DOC),
+        Capability("Gemm", "merged", True, "axis", "QGemm", _DOC),
+        Capability("MatMul", "merged", True, "axis", "MatMulIntegerToFloat", _DOC),
     ),
 )

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from qcompiler.targets.base import Capability, Target
 
+_BUILD = "recorded build, tensorrt-rtx 1.7.1; the work of a graph pass that both libraries have"
+_SPLIT = "with per-channel scales the Split is pushed through the product, which then runs in float"
+
 TARGET = Target(
     name="tensorrt",
     activation_format="int8",
@@ -35,5 +38,7 @@ TARGET = Target(
         ),
         Capability("Gemm", "dense", True, "axis", "INT8 kernel", "rules D01, D05, D06"),
         Capability("MatMul", "dense", True, "axis", "INT8 kernel", "rules D01, D06"),
+        Capability("Gemm", "merged", True, "tensor", _SPLIT, _BUILD),
+        Capability("MatMul", "merged", True, "tensor", _SPLIT, _BUILD),
     ),
 )  # fmt: skip

@@ -10,6 +10,8 @@ from qcompiler.targets.base import Capability, Target
 
 _BUILD = "recorded build, tensorrt-rtx 1.7.1"
 
+_SPLIT = "with per-channel scales the Split is pushed through the product, which then runs in float"
+
 TARGET = Target(
     name="tensorrt-rtx",
     activation_format="int8",
@@ -40,5 +42,7 @@ TARGET = Target(
         ),
         Capability("Gemm", "dense", True, "axis", "INT8 kernel", _BUILD),
         Capability("MatMul", "dense", True, "axis", "INT8 kernel", _BUILD),
+        Capability("Gemm", "merged", True, "tensor", _SPLIT, _BUILD),
+        Capability("MatMul", "merged", True, "tensor", _SPLIT, _BUILD),
     ),
 )  # fmt: skip

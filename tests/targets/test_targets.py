@@ -12,8 +12,7 @@ from qcompiler.targets.base import Capability, Layer, Target
 
 KINDS = [
     *((op, kind) for op in ("Conv", "ConvTranspose") for kind in ("dense", "grouped", "depthwise")),
-    ("Gemm", "dense"),
-    ("MatMul", "dense"),
+    *((op, kind) for op in ("Gemm", "MatMul") for kind in ("dense", "merged")),
 ]
 EMPTY = Target("bare", "int8", True, 21, 24, "skip", 16, 16, ())
 
