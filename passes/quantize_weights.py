@@ -74,7 +74,7 @@ def _dequantized(graph: Graph, decision: Decision, weight: Tensor) -> Tensor:
             where=name,
             hint="one scale per tensor, or one for each channel of the axis",
         )
-    codes = graph.const(f"{name}_q", quantize(values.astype(np.float32), qparams, spec))
+    codes = graph.const(f"{name}_q", quantize(values, qparams, spec))
     scale = graph.const(f"{name}_scale", qparams.scale.astype(np.dtype(decision.dtype)))
     axis = {} if decision.storage.axis is None else {"axis": decision.storage.axis}
     return graph.add(

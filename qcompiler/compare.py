@@ -50,31 +50,45 @@ class _Sums:
         return self.product / norm if norm else float(self.signal == self.energy)
 
 
-def compare(
-    reference: OrtSession,
-    tests: Sequence[OrtSession],
+def outputs_of(
+    session: OrtSession,
     samples: Sequence[Feeds],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[dict[str, tuple[float, float]]]:
-    """Run models side by side.
+) -> list[dict[str, NDArray[Any]]]:
+    """What a model gives for each sample, kept to be compared with.
+
+    One model is loaded at a time, because two of a large one may not fit into memory.
+    """
+    found = []
+    for done, feeds in enumerate(samples, 1):
+        found.append(session.run(feeds))
+        progress(done, len(samples))
+    return found
+
+
+def compare(
+    expected: Sequence[Mapping[str, NDArray[Any]]],
+    session: OrtSession,
+    samples: Sequence[Feeds],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, tuple[float, float]]:
+    """Run a model on the same samples as the reference.
 
     Args:
-        reference: The float model.
-        tests: Models with the same inputs and outputs.
+        expected: The outputs of the reference, one entry a sample.
+        session: A model with the same inputs and outputs.
         samples: Feeds.
         progress: Called with samples done and all.
 
     Returns:
-        For each test: output -> (SQNR in dB, cosine), over all samples together. Outputs that hold
-        no numbers are left out.
+        Output -> (SQNR in dB, cosine), over all samples together. Outputs that hold no numbers are
+        left out.
     """
-    sums: list[dict[str, _Sums]] = [{} for _ in tests]
-    for done, feeds in enumerate(samples, 1):
-        expected = reference.run(feeds)
-        for test, table in zip(tests, sums, strict=True):
-            found = test.run(feeds)
-            for name, value in expected.items():
-                if isinstance(value, np.ndarray) and value.dtype.kind in "fiubV":
-                    table.setdefault(name, _Sums()).add(value, found[name])
+    sums: dict[str, _Sums] = {}
+    for done, (feeds, reference) in enumerate(zip(samples, expected, strict=True), 1):
+        found = session.run(feeds)
+        for name, value in reference.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiubV":
+                sums.setdefault(name, _Sums()).add(value, found[name])
         progress(done, len(samples))
-    return [{n: (s.sqnr_db(), s.cosine()) for n, s in table.items()} for table in sums]
+    return {name: (s.sqnr_db(), s.cosine()) for name, s in sums.items()}

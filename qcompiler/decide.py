@@ -160,7 +160,7 @@ def _weight(graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool
     tensor = graph.tensor(point.tensor)
     if tensor is None:
         raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")
-    values = graph.values(tensor).astype(np.float32)
+    values = np.asarray(graph.values(tensor), np.float32)
     spec = point.storage.spec()
     qparams = in_dtype(search_scale(values, spec, search=search), point.dtype, subnormal=True)
     scale = qparams.scale

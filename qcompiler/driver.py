@@ -26,7 +26,7 @@ from qcompiler import recipe as recipes
 from qcompiler import targets
 from qcompiler.backends import onnxruntime as ort
 from qcompiler.calibrate import Split, Statistics, collect
-from qcompiler.compare import compare
+from qcompiler.compare import compare, outputs_of
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import ImageOptions, open_data
 from qcompiler.data.synthetic import synthetic
@@ -312,7 +312,7 @@ class Compilation:
                 progress=self.options.progress.update,
             )
         self.held_out = split.held_out
-        for note in dataset.notes:
+        for note in () if dataset.synthetic else dataset.notes:
             self.journal.warn(note)
         if not self.held_out:
             self.journal.warn("one sample only: there is none left to verify on")
@@ -374,16 +374,18 @@ class Compilation:
     def _verify(self, graph: Graph) -> tuple[OutputError, ...]:
         if not self.held_out:
             return ()
-        custom = self.options.custom_ops
+        custom, update = self.options.custom_ops, self.options.progress.update
+        optimized: dict[str, tuple[float, float]] = {}
         with self.journal.stage("verify"), _runnable(graph) as model:
-            reference = ort.OrtSession(_original(self.source), custom_ops=custom)
-            tests = [ort.OrtSession(model, custom_ops=custom)]
+            with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
+                expected = outputs_of(session, self.held_out, update)
+            with ort.OrtSession(model, custom_ops=custom) as session:
+                plain = compare(expected, session, self.held_out, update)
             try:
-                tests.append(ort.OrtSession(model, level="all", custom_ops=custom))
+                with ort.OrtSession(model, level="all", custom_ops=custom) as session:
+                    optimized = compare(expected, session, self.held_out, update)
             except UnsupportedError as error:
                 self.journal.warn(f"with its graph optimizations on, {error.message}")
-            plain, *rest = compare(reference, tests, self.held_out, self.options.progress.update)
-        optimized = rest[0] if rest else {}
         return tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
 
     def _evaluate(self, graph: Graph, evaluation: Evaluation | None) -> Metric | None:

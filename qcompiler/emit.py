@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from onnx import TensorProto, numpy_helper
+
 from qcompiler import weights
 from qcompiler.graph import Graph
 
@@ -47,12 +49,19 @@ def emit(graph: Graph, path: Path) -> list[Path]:
     ):
         side_car = weights.SideCar(temporary_data, data.name)
         for proto, folder in graph.initializers():
-            small = weights.stored_bytes(proto) <= weights.INLINE_BYTES
-            inline = small and proto.data_location != proto.EXTERNAL
-            model.graph.initializer.append(proto if inline else side_car.put(proto, folder))
+            stays = weights.stored_bytes(proto) <= weights.INLINE_BYTES
+            stored = _inline(proto, folder) if stays else side_car.put(proto, folder)
+            model.graph.initializer.append(stored)
         side_car.close()
         temporary.write_bytes(model.SerializeToString(deterministic=True))
     return [path, data]
+
+
+def _inline(proto: TensorProto, folder: Path | None) -> TensorProto:
+    """A small constant as part of the model file, where shape inference can read it."""
+    if proto.data_location != TensorProto.EXTERNAL:
+        return proto
+    return numpy_helper.from_array(weights.read(proto, folder), proto.name)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qcompiler.backends.onnxruntime import OrtSession
-from qcompiler.compare import compare
+from qcompiler.compare import compare, outputs_of
 from tests.hand_made import f32, model
 
 FEEDS = [{"x": f32([3, 4])}, {"x": f32([0, 5])}]
@@ -21,9 +21,8 @@ def _session(body: str, **constants: Any) -> OrtSession:
 def _measure(
     test: str, reference: str = "y = Identity (x)", **constants: Any
 ) -> tuple[float, float]:
-    feeds = FEEDS
-    (found,) = compare(_session(reference, **constants), [_session(test, **constants)], feeds)
-    return found["y"]
+    expected = outputs_of(_session(reference, **constants), FEEDS)
+    return compare(expected, _session(test, **constants), FEEDS)["y"]
 
 
 def test_sums_run_over_all_samples_together() -> None:
@@ -78,14 +77,15 @@ def test_integer_outputs_are_compared_and_strings_left_out() -> None:
           s = Cast <to = 8> (x)
         }"""
     )
-    (found,) = compare(OrtSession(made), [OrtSession(made)], FEEDS)
+    found = compare(outputs_of(OrtSession(made), FEEDS), OrtSession(made), FEEDS)
     assert list(found) == ["n"]
     assert found["n"][0] == math.inf
 
 
-def test_several_tests_in_one_run_and_progress() -> None:
+def test_progress_is_told() -> None:
     seen: list[tuple[int, int]] = []
     same, other = _session("y = Identity (x)"), _session("y = Neg (x)")
-    found = compare(same, [same, other], FEEDS, lambda done, total: seen.append((done, total)))
-    assert [table["y"][0] for table in found] == [math.inf, pytest.approx(10 * math.log10(1 / 4))]
-    assert seen == [(1, 2), (2, 2)]
+    expected = outputs_of(same, FEEDS, lambda done, total: seen.append((done, total)))
+    found = compare(expected, other, FEEDS, lambda done, total: seen.append((done, total)))
+    assert found["y"][0] == pytest.approx(10 * math.log10(1 / 4))
+    assert seen == [(1, 2), (2, 2)] * 2

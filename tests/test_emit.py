@@ -61,6 +61,19 @@ def test_a_large_model_has_its_weights_beside_it_and_small_constants_inside(tmp_
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), expected)
 
 
+def test_small_constants_move_into_the_model_file(tmp_path: Path) -> None:
+    """Some exporters put every constant outside, where no shape inference can read it."""
+    source = tmp_path / "in.onnx"
+    onnx.save(_linear().proto(), source, save_as_external_data=True, size_threshold=0)
+    emit(load(source), tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx", load_external_data=False).graph.initializer
+    assert {t.name: t.data_location for t in written} == {
+        "W": onnx.TensorProto.EXTERNAL,
+        "b": onnx.TensorProto.DEFAULT,
+    }
+    np.testing.assert_array_equal(numpy_helper.to_array(written[1]), normal("b", (64,)))
+
+
 @pytest.mark.usefixtures("large")
 def test_a_large_model_declares_the_same_inputs(tmp_path: Path) -> None:
     emit(_linear(), tmp_path / "m.onnx")

@@ -25,6 +25,8 @@ from qcompiler.formats import F32, Codes
 from qcompiler.granularity import Shape
 from qcompiler.spec import QParams, Spec
 
+_SLICE = 1 << 22  # elements quantized at a time, so that a large weight needs little beside itself
+
 
 def tile_shape(shape: Shape, block: Shape) -> Shape:
     """``(n0, b0, n1, b1, …)``: the shape that separates counting blocks from indexing in them.
@@ -51,12 +53,26 @@ def quantize(x: ArrayLike, qparams: QParams, spec: Spec) -> Codes:
     """
     values = np.asarray(x, dtype=np.float32)
     tiles, scale, zero = _tiled(values, qparams, spec)
+    if values.size <= _SLICE or not values.ndim:
+        return _codes(tiles, scale, zero, spec).reshape(values.shape)
+    codes = np.empty(tiles.shape, spec.element.dtype)
+    step = max(1, len(tiles) * _SLICE // values.size)
+    for start in range(0, len(tiles), step):
+        part = slice(start, start + step)
+        one = len(scale) == 1
+        codes[part] = _codes(
+            tiles[part], scale if one else scale[part], zero if one else zero[part], spec
+        )
+    return codes.reshape(values.shape)
+
+
+def _codes(tiles: F32, scale: F32, zero: F32, spec: Spec) -> Codes:
     with np.errstate(over="ignore"):  # x / scale may exceed float32: it saturates
         shifted = np.asarray(np.divide(tiles, scale))  # numpy makes scalars of 0-D results
     np.rint(shifted, out=shifted)
     if zero.any():
         shifted += zero
-    return spec.element.encode(shifted).reshape(values.shape)
+    return spec.element.encode(shifted)
 
 
 def dequantize(codes: Codes, qparams: QParams, spec: Spec) -> F32:

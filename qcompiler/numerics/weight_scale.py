@@ -28,7 +28,9 @@ from qcompiler.numerics.lattice import lattice_steps
 from qcompiler.numerics.quantize import tile_shape
 from qcompiler.spec import QParams, Spec
 
-_FACTORS = tuple(np.linspace(1.0, 0.75, 41).tolist())  # widest first: it wins ties
+# Widest first: it wins ties. The finer shifts go around the best of the coarse factors.
+_COARSE = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+_FINE = (0.0375, 0.025, 0.0125, -0.0125, -0.025, -0.0375)
 _SLICE = 1 << 16  # elements quantized at a time: float32 temporaries that stay in cache
 
 
@@ -60,12 +62,11 @@ def search_scale(
     scale = np.empty(len(rows), np.float32)
     zero = np.empty(len(rows), spec.element.dtype)
     step = max(1, _SLICE // max(rows.shape[1], 1))
-    factors = _FACTORS if search else _FACTORS[:1]
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         block = np.ascontiguousarray(rows[part])
         cost = None if costs is None else np.ascontiguousarray(costs[part])
-        scale[part], zero[part] = _search(block, cost, spec, factors)
+        scale[part], zero[part] = _search(block, cost, spec, search=search)
     shape = spec.granularity.scale_shape(values.shape)
     return QParams(scale.reshape(shape), zero.reshape(shape))
 
@@ -90,24 +91,29 @@ def _importance(importance: ArrayLike, weight: F32) -> F32:
         ) from None
 
 
-def _search(
-    rows: F32, costs: F32 | None, spec: Spec, factors: tuple[float, ...]
-) -> tuple[F32, NDArray[Any]]:
+def _search(rows: F32, costs: F32 | None, spec: Spec, *, search: bool) -> tuple[F32, NDArray[Any]]:
     """Best scale and zero point of each row."""
     if not rows.size:
         return affine(np.zeros(len(rows)), np.zeros(len(rows)), spec)
     lo, hi = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
     loss = np.full(len(rows), np.inf)
     factor = np.ones(len(rows))
-    for candidate in factors:
-        scale, zero = affine(lo * candidate, hi * candidate, spec)
-        found = _loss(rows, costs, (scale, zero), spec)
+
+    def attempt(candidate: F64) -> None:
+        nonlocal loss, factor
+        found = _loss(rows, costs, affine(lo * candidate, hi * candidate, spec), spec)
         factor = np.where(found < loss, candidate, factor)
         loss = np.minimum(found, loss)
+
+    for coarse in _COARSE if search else _COARSE[:1]:
+        attempt(np.full(len(rows), coarse))
+    around = factor
+    for shift in _FINE if search else ():
+        attempt(np.minimum(around + shift, 1.0))
     whole = affine(lo, hi, spec)
     chosen = affine(lo * factor, hi * factor, spec)
     best, least = _better(rows, costs, spec, whole, chosen)
-    if len(factors) > 1 and spec.symmetric:
+    if search and spec.symmetric:
         steps = lattice_steps(rows, int(spec.element.max))
         on_grid = np.where(steps > 0, steps, best[0]).astype(np.float32)
         best, _ = _better(rows, costs, spec, best, (on_grid, best[1]), least)

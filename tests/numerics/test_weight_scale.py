@@ -73,11 +73,13 @@ def test_is_the_best_of_its_grid() -> None:
     grid = np.stack(
         [
             losses(weight, QParams(*affine(-amax * f, amax * f, spec)), spec, ones)
-            for f in np.linspace(1, 0.75, 41)
+            for f in (1, 0.95, 0.9, 0.85, 0.8, 0.75)
         ]
     )
     mine = losses(weight, search_scale(weight, spec), spec, ones)
-    assert mine == pytest.approx(grid.min(axis=0), rel=1e-5)  # the search compares float32 sums
+    # The search compares float32 sums, and goes on between the points of the grid.
+    assert (mine <= grid.min(axis=0) * (1 + 1e-5)).all()
+    assert (mine < grid.min(axis=0) * (1 - 1e-3)).any()
     assert (mine < grid[0]).any()
 
 

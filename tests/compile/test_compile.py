@@ -1,0 +1,139 @@
+"""Whole compilations of every model: the text, the real TensorRT, ONNX Runtime, and lint.
+
+``<model>.<target>.txt`` is the listing of the compiled graph, calibrated on synthetic data of seed
+0. A change that is not meant to change what is compiled must not touch these files; one that is
+rewrites them with ``--update-goldens``. Scales of activations are rounded to four digits there:
+their last bits are ONNX Runtime's, and depend on the processor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models import build
+from qcompiler import driver, ops, targets
+from qcompiler import recipe as recipes
+from qcompiler.backends import tensorrt
+from qcompiler.driver import Result
+from qcompiler.graph import label
+from qcompiler.load import load
+from qcompiler.text import listing
+from qcompiler.verify import findings
+from tests.compiled import compiled
+from tests.contract.running import feeds_for, run, session
+
+HERE = Path(__file__).parent
+# Shapes for the builder where a model ties its symbols together without saying so.
+SHAPES = {"decoder_kv": {"input_ids": (1, 16), "past_key": (1, 2, 8, 16), "past_value": (1, 2, 8, 16)}}
+_SCALE = re.compile(r"^(# \S+_scale(?:_\d+)?: float = )(\S+)$", re.MULTILINE)
+# A convolution or matrix product, and the type of its first input.
+_PRODUCT = re.compile(
+    r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)"
+)
+every_model = pytest.mark.parametrize("name", build.names())
+
+
+@cache
+def _compiled(name: str, target: str, recipe: str) -> Result:
+    """As ``compiled``, with any recipe."""
+    if recipe == "int8":
+        return compiled(name, target)
+    return driver.compile(build.load(name), target=target, recipe=recipe)
+
+
+def _text(result: Result) -> str:
+    return _SCALE.sub(lambda m: f"{m[1]}{float(m[2]):.4g}", listing(result.graph))
+
+
+@every_model
+@pytest.mark.parametrize("target", targets.names())
+def test_process_replay(name: str, target: str, update_goldens: bool) -> None:
+    path = HERE / f"{name}.{target}.txt"
+    text = _text(compiled(name, target))
+    if update_goldens:
+        path.write_text(text)
+        return
+    assert text == path.read_text(), "not the committed listing; see --update-goldens"
+
+
+def test_no_listing_is_left_over() -> None:
+    wanted = {f"{n}.{t}.txt" for n in build.names() for t in targets.names()}
+    assert {p.name for p in HERE.glob("*.txt")} == wanted
+
+
+@every_model
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_builds_it_and_runs_every_quantized_node_in_int8(
+    name: str, target: str, tmp_path: Path
+) -> None:
+    result = compiled(name, target)
+    result.save(tmp_path / "model.onnx")
+    verdict = tensorrt.build(
+        tmp_path / "model.onnx", capability="SM89", shapes=SHAPES.get(name), keep_log=True
+    )
+    assert (verdict.errors, verdict.stage, verdict.accepted) == ((), "built", True)
+    already = {"/conv1/Conv", "/conv2/Conv"} if name == "int8_already" else set()
+    linear = {label(n) for n in result.graph.nodes if ops.is_weighted(n)}
+    assert int8_nodes(verdict.log) & linear == result.plan.quantized_nodes() | already
+
+
+def int8_nodes(log: str) -> set[str]:
+    """ONNX nodes of the kernels that multiply INT8 operands, by the library's own listing."""
+    nodes: set[str] = set()
+    for line in log[log.index("Layers:") :].splitlines():
+        kernel = _PRODUCT.search(line)
+        if kernel is not None and kernel[1] == "Int8":
+            nodes.update(re.findall(r"\[ONNX Layer: ([^\]]+)\]", line))
+    return nodes
+
+
+@every_model
+@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize("recipe", recipes.names())
+def test_every_recipe_compiles_every_model_for_every_target(
+    name: str, target: str, recipe: str, tmp_path: Path
+) -> None:
+    """Lint is clean, every point has its answer, and ONNX Runtime runs it closely enough."""
+    result = _compiled(name, target, recipe)
+    path = tmp_path / "model.onnx"
+    result.save(path)
+    onnx.checker.check_model(path, full_check=True)
+    graph = load(path)
+    graph.infer()
+    assert findings(graph) == []
+    for output in result.report.outputs:
+        assert output.sqnr_db >= floor(result), output
+        assert output.sqnr_db_optimized is not None, output
+
+
+def floor(result: Result) -> float:
+    """Least signal-to-noise ratio in dB that a model of random weights must keep.
+
+    A normal tensor whose range is 4 standard deviations has the step ``4 s / 127`` and so the noise
+    ``step^2 / 12``: 40.8 dB. A weight searched per channel (3.5 deviations) has 42 dB. Both
+    operands of a product together: 38.4 dB. Noise powers of ``n`` products on one path add:
+    ``10 log10(n)`` less. Six more dB (twice the amplitude) for tails of the held-out sample that
+    calibration did not see, and for weights with one scale for all channels.
+    """
+    activation, weight = (10 * math.log10(12 * 127**2 / r**2) for r in (4.0, 3.5))
+    both = -10 * math.log10(10 ** (-activation / 10) + 10 ** (-weight / 10))
+    return both - 10 * math.log10(max(result.report.coverage.nodes, 1)) - 6
+
+
+def test_the_floor_is_what_its_derivation_says() -> None:
+    assert floor(compiled("mlp")) == pytest.approx(38.36 - 10 * math.log10(3) - 6, abs=0.05)
+
+
+def test_a_model_in_which_nothing_is_quantized_computes_what_it_did() -> None:
+    source = build.load("int8_already")
+    feeds = feeds_for(session(source))
+    before, after = run(source, feeds), run(compiled("int8_already").model(), feeds)
+    for x, y in zip(before, after, strict=True):
+        np.testing.assert_array_equal(x, y)

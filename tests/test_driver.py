@@ -1,0 +1,533 @@
+"""The whole line: resuming, determinism, what must not change, and what must be said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
+
+import qcompiler.driver
+import qcompiler.graph
+from models import build
+from qcompiler import driver, targets
+from qcompiler import plan as products
+from qcompiler.calibrate import Statistics
+from qcompiler.driver import SYNTHETIC, Options, Result
+from qcompiler.emit import emit
+from qcompiler.errors import BackendError, InputError, UnsupportedError, UsageError
+from qcompiler.evaluate import open_evaluation
+from qcompiler.plan import QuantPlan
+from qcompiler.progress import Silent
+from qcompiler.recipe import Recipe
+from tests.compiled import compiled
+from tests.hand_made import model, normal
+
+MODELS = Path(build.HERE)
+RESNET = MODELS / "resnet20.onnx"
+
+
+def _bytes(result: Result) -> bytes:
+    return bytes(result.model().SerializeToString(deterministic=True))
+
+
+def _images(count: int) -> np.ndarray[Any, Any]:
+    with np.load(MODELS / "resnet20.calib.npz") as file:
+        images: np.ndarray[Any, Any] = file["input"][:count]
+    return images
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("name", build.names())
+def test_every_product_leads_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    """Prepared graph, statistics and plan, each written and read back."""
+    result = compiled(name)
+    source = build.load(name)
+    prepared, _ = driver.prepare(source, targets.find("tensorrt"))
+    emit(prepared, tmp_path / "prepared.onnx")
+    products.save(result.plan, tmp_path / "plan.json")
+    plan = products.read(tmp_path / "plan.json", QuantPlan)
+    assert result.statistics is not None
+    result.statistics.save(tmp_path / "stats.npz")
+    statistics = Statistics.read(tmp_path / "stats.npz")
+    resumed = [
+        driver.compile(source, options=Options(statistics=statistics)),
+        driver.compile(source, options=Options(plan=plan)),
+        driver.compile(tmp_path / "prepared.onnx"),
+        driver.compile(tmp_path / "prepared.onnx", options=Options(plan=plan)),
+    ]
+    assert {_bytes(r) for r in resumed} == {_bytes(result)}
+
+
+def test_statistics_of_another_model_are_refused() -> None:
+    statistics = compiled("residual").statistics
+    with pytest.raises(InputError, match="statistics file belongs to another model"):
+        driver.compile(build.load("mlp"), options=Options(statistics=statistics))
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    with pytest.raises(InputError, match="the plan belongs to another model"):
+        driver.compile(build.load("mlp"), options=Options(plan=compiled("residual").plan))
+
+
+def test_the_report_of_a_given_plan_names_its_target_and_recipe() -> None:
+    plan = compiled("mlp", "tensorrt-rtx").plan
+    renamed = msgspec.structs.replace(plan, recipe="mine")
+    report = driver.compile(build.load("mlp"), options=Options(plan=renamed)).report
+    assert (report.target, report.recipe, report.samples) == ("tensorrt-rtx", "mine", 0)
+
+
+# ---------------------------------------------------------------------- determinism
+
+
+@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize("name", build.names())
+def test_two_compilations_give_the_same_bytes(name: str, target: str) -> None:
+    again = driver.compile(build.load(name), target=target)
+    assert _bytes(again) == _bytes(compiled(name, target))
+    assert products.encode(again.plan) == products.encode(compiled(name, target).plan)
+
+
+def _plans(source: Any, *data: Any) -> set[bytes]:
+    return {products.encode(driver.compile(source, data=d).plan) for d in data}
+
+
+def test_neither_order_nor_batching_of_the_samples_changes_the_plan(tmp_path: Path) -> None:
+    images = _images(45)
+    mixed = images[np.random.default_rng(3).permutation(45)]
+    np.savez(tmp_path / "one.npz", input=mixed)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number, (start, stop) in enumerate(((20, 45), (0, 3), (3, 20))):
+        np.savez(parts / f"{number}.npz", input=images[start:stop])
+    data = [
+        {"input": images},
+        str(tmp_path / "one.npz"),
+        parts,
+        [{"input": images[i : i + 7]} for i in range(0, 45, 7)],
+        ({"input": image[None]} for image in mixed[::-1]),
+    ]
+    assert len(_plans(RESNET, *data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("dynamic_batch", (3, 40, 24)), ("layernorm_exploded", (2, 24, 64))]
+)
+def test_neither_order_nor_batching_changes_other_plans(name: str, shape: tuple[int, ...]) -> None:
+    key = build.load(name).graph.input[0].name
+    values = np.random.default_rng(4).standard_normal((24, *shape)).astype(np.float32)
+    if name == "layernorm_exploded":  # two samples fill the fixed batch: each entry is whole
+        listed = [{key: v} for v in values]
+        assert len(_plans(build.load(name), listed, listed[::-1], {key: values})) == 1
+        return
+    assert len(_plans(build.load(name), {key: values}, {key: values[::-1]})) == 1
+
+
+def test_token_models_do_not_depend_on_the_order_either() -> None:
+    tokens = np.random.default_rng(5).integers(0, 128, (20, 12))
+    source = build.load("decoder_kv")
+    forwards, backwards = ({"input_ids": t} for t in (tokens, tokens[::-1]))
+    assert len(_plans(source, forwards, backwards)) == 1
+
+
+def test_another_seed_gives_other_ranges() -> None:
+    other = driver.compile(build.load("mlp"), options=Options(seed=1))
+    assert other.plan.activations != compiled("mlp").plan.activations
+    assert other.plan.weights == compiled("mlp").plan.weights
+
+
+# ---------------------------------------------------------------------- what must not change
+
+
+def _declared(values: Any) -> list[bytes]:
+    return [v.SerializeToString(deterministic=True) for v in values]
+
+
+@pytest.mark.parametrize("name", build.names())
+def test_inputs_and_outputs_are_as_before(name: str) -> None:
+    before, after = build.load(name).graph, compiled(name).model().graph
+    assert _declared(after.input) == _declared(before.input)
+    assert _declared(after.output) == _declared(before.output)
+
+
+def test_names_and_metadata_survive() -> None:
+    proto = build.load("residual")
+    proto.doc_string, proto.producer_version = "what it is", "7"
+    proto.metadata_props.add(key="author", value="somebody")
+    result = driver.compile(proto)
+    after = result.model()
+    assert (after.doc_string, after.producer_name, after.producer_version) == (
+        "what it is",
+        proto.producer_name,
+        "7",
+    )
+    assert {n.name for n in proto.graph.node} <= {n.name for n in after.graph.node}
+    metadata = {p.key: p.value for p in after.metadata_props}
+    assert metadata["author"] == "somebody"
+    assert metadata["qcompiler.target"] == "tensorrt"
+    assert metadata["qcompiler.recipe"] == "int8"
+    assert metadata["qcompiler.plan_digest"] == result.plan.digest()
+    assert metadata["qcompiler.version"] == qcompiler.__version__
+
+
+def test_the_source_is_never_touched(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(build.load("residual"), path)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    driver.compile(path).save(tmp_path / "out.onnx")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
+    proto = build.load("residual")
+    driver.compile(proto)
+    assert proto == build.load("residual")
+
+
+def test_path_bytes_and_proto_give_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(build.load("mlp"), path)
+    sources = (path, str(path), path.read_bytes(), build.load("mlp"))
+    assert {_bytes(driver.compile(s)) for s in sources} == {_bytes(compiled("mlp"))}
+
+
+def test_a_model_that_is_quantized_already_keeps_its_pairs() -> None:
+    result = compiled("int8_already")
+    before = [n.op_type for n in build.load("int8_already").graph.node]
+    after = [n.op_type for n in result.model().graph.node]
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        assert after.count(op) == before.count(op)
+    assert set(result.plan.skipped) == {"/conv1/Conv", "/conv2/Conv"}
+    assert "nothing was quantized; `skipped` in the report says why" in result.report.warnings
+
+
+def test_a_quantized_tensor_that_is_an_output_keeps_its_name_and_value() -> None:
+    source = model(
+        """g (float[4,32] x) => (float[4,32] h, float[4,32] y) {
+          h = MatMul (x, W)
+          y = MatMul (h, V)
+        }""",
+        W=(32, 32),
+        V=(32, 32),
+    )
+    result = driver.compile(source)
+    assert "h" in {d.tensor for d in result.plan.activations}
+    producer = next(n for n in result.model().graph.node if "h" in n.output)
+    assert producer.op_type == "MatMul"
+
+
+# ---------------------------------------------------------------------- what must be said
+
+
+class Recorded(Silent):
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.warnings: list[str] = []
+
+    def begin(self, stage: str) -> None:
+        self.stages.append(stage)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def _warned(result: Result, recorded: Recorded) -> tuple[bool, bool, bool, bool]:
+    """Whether the warning stands in the report, the progress, the model; and the flag."""
+    metadata = {p.key: p.value for p in result.model().metadata_props}
+    return (
+        SYNTHETIC in result.report.warnings,
+        SYNTHETIC in recorded.warnings,
+        metadata.get("qcompiler.warning") == SYNTHETIC,
+        result.report.synthetic,
+    )
+
+
+def test_synthetic_data_are_said_everywhere_and_in_every_resumption() -> None:
+    first = compiled("mlp")
+    for options in (Options(), Options(statistics=first.statistics), Options(plan=first.plan)):
+        recorded = Recorded()
+        told = dataclasses.replace(options, progress=recorded)
+        assert _warned(driver.compile(build.load("mlp"), options=told), recorded) == (True,) * 4
+
+
+def test_real_data_are_not_called_synthetic() -> None:
+    recorded = Recorded()
+    data = {"x": normal("data", (640, 64))}
+    result = driver.compile(build.load("mlp"), data=data, options=Options(progress=recorded))
+    assert _warned(result, recorded) == (False,) * 4
+    assert recorded.warnings == []
+    assert recorded.stages == ["prepare", "scan", "calibrate", "decide", "apply", "verify"]
+
+
+def test_a_glob_that_matches_nothing_is_the_callers_error() -> None:
+    with pytest.raises(UsageError, match="--exclude 'nothing' matches no node"):
+        driver.compile(build.load("mlp"), options=Options(exclude=("nothing",)))
+
+
+def test_excluded_nodes_stay_float() -> None:
+    result = driver.compile(build.load("mlp"), options=Options(exclude=("/fc2/*",)))
+    assert result.plan.skipped == {"/fc2/Gemm": "excluded by '/fc2/*'"}
+    assert result.report.coverage.nodes == 2
+
+
+def test_an_optimizer_that_fails_is_a_warning_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = qcompiler.driver.ort.OrtSession
+
+    def session(*args: Any, level: Any = "off", **rest: Any) -> Any:
+        if level == "all" and "/fc1/MatMul" in [n.name for n in args[0].graph.node]:
+            raise UnsupportedError("ONNX Runtime cannot load the model: a bug")
+        return real(*args, level=level, **rest)
+
+    monkeypatch.setattr(qcompiler.driver.ort, "OrtSession", session)
+    report = driver.compile(build.load("mlp")).report
+    assert [o.sqnr_db_optimized for o in report.outputs] == [None]
+    assert report.outputs[0].sqnr_db > 20
+    assert any(w.endswith("cannot load the model: a bug") for w in report.warnings)
+
+
+# ---------------------------------------------------------------------- held-out samples
+
+
+def test_verification_runs_on_samples_that_were_not_calibrated_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[bytes] = []
+    verified: list[bytes] = []
+    collect, compare = qcompiler.driver.collect, qcompiler.driver.compare
+
+    def watched(proto: Any, tensors: Any, samples: Any, **rest: Any) -> Any:
+        class Watched:
+            def __iter__(self) -> Iterator[Any]:
+                for sample in samples:
+                    used.append(sample.feeds["x"].tobytes())
+                    yield sample
+
+        return collect(proto, tensors, Watched(), **rest)
+
+    def compared(reference: Any, tests: Any, samples: Any, *rest: Any) -> Any:
+        verified.extend(s["x"].tobytes() for s in samples)
+        return compare(reference, tests, samples, *rest)
+
+    monkeypatch.setattr(qcompiler.driver, "collect", watched)
+    monkeypatch.setattr(qcompiler.driver, "compare", compared)
+    data = {"x": normal("data", (32 * 40, 64))}
+    report = driver.compile(build.load("mlp"), data=data).report
+    assert (len(used), len(verified)) == (report.samples, report.held_out) == (35, 5)
+    assert set(used).isdisjoint(verified)
+
+
+def test_a_given_plan_is_verified_on_the_same_held_out_samples() -> None:
+    data = {"x": normal("data", (32 * 40, 64))}
+    first = driver.compile(build.load("mlp"), data=data)
+    for options in (Options(plan=first.plan), Options(statistics=first.statistics)):
+        again = driver.compile(build.load("mlp"), data=data, options=options)
+        assert again.report.outputs == first.report.outputs
+    without = driver.compile(build.load("mlp"), options=Options(plan=first.plan))
+    assert without.report.outputs == ()
+
+
+def test_one_sample_is_calibrated_on_and_nothing_is_verified() -> None:
+    result = driver.compile(build.load("mlp"), data={"x": normal("data", (32, 64))})
+    assert (result.report.samples, result.report.held_out, result.report.outputs) == (1, 0, ())
+    assert any("one sample only" in w for w in result.report.warnings)
+    assert result.report.coverage.nodes == 3
+
+
+def test_no_samples_are_the_callers_error() -> None:
+    with pytest.raises(InputError, match="samples"):
+        driver.compile(build.load("mlp"), data=[])
+
+
+# ---------------------------------------------------------------------- odd models
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("g (float[4] x) => (float[4] y) { y = Relu (x) }", {"x": np.ones((4, 4), np.float32)}),
+        ("g (int64[4] x) => (int64[4] y) { y = Add (x, x) }", {"x": np.ones((4, 4), np.int64)}),
+        ("g (string[4] x) => (string[4] y) { y = Identity (x) }", None),
+    ],
+    ids=["float", "int", "string"],
+)
+def test_a_model_without_linear_operators_passes_through(text: str, data: Any) -> None:
+    for given in (None, data):
+        result = driver.compile(model(text), data=given)
+        assert (result.plan.activations, result.plan.weights, result.plan.skipped) == ((), (), {})
+        assert [n.op_type for n in result.model().graph.node] == [
+            n.op_type for n in model(text).graph.node
+        ]
+        assert result.report.coverage.linear_nodes == 0
+        if given is not None:
+            assert [o.sqnr_db for o in result.report.outputs] == [999.0]
+
+
+def test_bad_data_are_refused_even_if_there_is_nothing_to_calibrate() -> None:
+    text = "g (float[4] x) => (float[4] y) { y = Relu (x) }"
+    with pytest.raises(InputError):
+        driver.compile(model(text), data={"z": np.ones((4, 4), np.float32)})
+
+
+def test_half_precision_models_get_half_precision_scales() -> None:
+    source = model(
+        "g (float16[64,32] x) => (float16[64,32] y) { y = MatMul (x, W) }",
+        W=normal("W", (32, 32), np.float16),
+    )
+    result = driver.compile(source)
+    constants = {t.name: t.data_type for t in result.model().graph.initializer}
+    assert constants["x_scale"] == constants["W_scale"] == TensorProto.FLOAT16
+    assert result.report.outputs[0].sqnr_db > 20
+
+
+def test_an_activation_that_overflows_is_named_and_its_node_left_float() -> None:
+    """A logarithm of a negative number: NaN in the graph though the data are sound."""
+    source = model(
+        """g (float[4,32] x) => (float[4,32] y, float[4,32] z) {
+          l = Log (x)
+          [bad] y = MatMul (l, W)
+          [good] z = MatMul (x, W)
+        }""",
+        W=(32, 32),
+    )
+    result = driver.compile(source)
+    assert result.plan.skipped == {
+        "bad": "its activation 'l' holds NaN or infinity in the calibration data"
+    }
+    assert result.plan.quantized_nodes() == {"good"}
+    (weight,) = result.plan.weights
+    assert [s.node for s in weight.slots] == ["good"]
+
+
+def test_an_opset_beyond_the_target_is_refused() -> None:
+    source = model("g (float[4,32] x) => (float[4,32] y) { y = MatMul (x, W) }", opset=26, W=(32, 32))
+    with pytest.raises(UnsupportedError, match="opset 26; tensorrt reads up to 24"):
+        driver.compile(source)
+
+
+def test_unknown_names_are_the_callers_error() -> None:
+    with pytest.raises(UsageError, match="no target"):
+        driver.compile(build.load("mlp"), target="abacus")
+    with pytest.raises(UsageError, match="no recipe"):
+        driver.compile(build.load("mlp"), recipe="sourdough")
+
+
+def test_a_recipe_as_a_value() -> None:
+    recipe = Recipe(name="plain", range="minmax", search_weights=False)
+    plan = driver.compile(build.load("mlp"), recipe=recipe).plan
+    assert plan.recipe == "plain"
+    for decision in plan.weights:
+        assert decision.source == "largest value"
+
+
+def test_a_run_that_fails_is_a_backend_error() -> None:
+    """The data fit the declared shapes, but not what the graph does with them."""
+    source = model(
+        """g (float[4,32] x, int64[2] i) => (float[2,32] y) {
+          r = Gather (x, i)
+          y = MatMul (r, W)
+        }""",
+        W=(32, 32),
+    )
+    data = {"x": np.ones((3, 4, 32), np.float32), "i": np.full((3, 2), 9)}
+    with pytest.raises(BackendError, match="ONNX Runtime failed while running the model"):
+        driver.compile(source, data=data)
+
+
+def test_evaluation_scores_both_models(tmp_path: Path) -> None:
+    with np.load(MODELS / "resnet20.eval.npz") as file:
+        np.savez(tmp_path / "eval.npz", input=file["input"][:100], labels=file["labels"][:100])
+    result = driver.compile(
+        RESNET,
+        data={"input": _images(64)},
+        evaluation=open_evaluation(str(tmp_path / "eval.npz")),
+    )
+    metric = result.report.metric
+    assert metric is not None
+    assert (metric.name, metric.samples) == ("top1", 100)
+    assert metric.before > 0.8
+    assert abs(metric.after - metric.before) <= 0.03  # three images of a hundred
+
+
+# ---------------------------------------------------------------------- weights beside the model
+
+
+def _external(proto: ModelProto, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin")
+    return path
+
+
+def _codes(proto: ModelProto) -> dict[str, bytes]:
+    return {
+        t.name: numpy_helper.to_array(t).tobytes()
+        for t in proto.graph.initializer
+        if t.name.endswith(("_q", "_scale", "_zero_point"))
+    }
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv_bn_relu", "decoder_kv"])
+def test_weights_beside_the_model_give_the_same_codes(name: str, tmp_path: Path) -> None:
+    source = _external(build.load(name), tmp_path / "in")
+    result = driver.compile(source)
+    report = result.save(tmp_path / "out.onnx")
+    files = sorted(p.name for p in tmp_path.iterdir())
+    assert files == ["in", "out.onnx", "out.onnx.data"]
+    written = onnx.load(tmp_path / "out.onnx")
+    assert _codes(written) == _codes(compiled(name).model())
+    assert report.bytes_after == sum(
+        (tmp_path / f).stat().st_size for f in ("out.onnx", "out.onnx.data")
+    )
+    assert report.bytes_before == sum(p.stat().st_size for p in source.parent.iterdir())
+    assert report.outputs == compiled(name).report.outputs
+
+
+def test_a_large_model_is_written_with_its_weights_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_LARGE_WIDTH", 64)
+    build.write_large(3 * 64 * 64 * 4, tmp_path / "large.onnx")
+    small = driver.compile(onnx.load(tmp_path / "large.onnx"))
+    monkeypatch.setattr(qcompiler.graph, "LARGE_BYTES", 1000)
+    result = driver.compile(tmp_path / "large.onnx")
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").stat().st_size >= 3 * 64 * 64
+    assert _codes(onnx.load(tmp_path / "out.onnx")) == _codes(small.model())
+    again = driver.compile(tmp_path / "large.onnx", options=Options(plan=result.plan))
+    again.save(tmp_path / "again.onnx")
+    data = [(tmp_path / f"{n}.onnx.data").read_bytes() for n in ("out", "again")]
+    assert data[0] == data[1]
+
+
+def test_a_large_model_in_memory_is_written_with_its_weights_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qcompiler.graph, "LARGE_BYTES", 1000)
+    result = driver.compile(build.load("mlp"))
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").exists()
+    assert _codes(onnx.load(tmp_path / "out.onnx")) == _codes(compiled("mlp").model())
+
+
+def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_self: Path, _target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        compiled("mlp").save(tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_feeds_are_not_changed_by_the_compiler() -> None:
+    data: Mapping[str, Any] = {"x": normal("data", (64, 64))}
+    driver.compile(build.load("mlp"), data=data)
+    np.testing.assert_array_equal(data["x"], normal("data", (64, 64)))
