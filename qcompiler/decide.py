@@ -14,7 +14,7 @@ import numpy as np
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import UsageError
 from qcompiler.graph import Graph
-from qcompiler.numerics.ranges import METHODS, expected_error, to_qparams
+from qcompiler.numerics.ranges import METHODS, auto_named, expected_error, to_qparams
 from qcompiler.numerics.weight_scale import search_scale
 from qcompiler.observers.histogram import Histogram
 from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, require_digest
@@ -110,11 +110,13 @@ def _unusable(point: Point, group: list[str], statistics: Statistics) -> str:
 
 def _choose(histogram: Histogram, point: Point, method: str) -> tuple[QParams, str]:
     spec = point.storage.spec()
-    chosen = METHODS[method](histogram, spec)
+    if method == "auto":
+        chosen, winner = auto_named(histogram, spec)
+        how = f"auto = {winner}"
+    else:
+        chosen, how = METHODS[method](histogram, spec), method
     qparams = in_dtype(to_qparams(chosen, spec), point.dtype)
     error = expected_error(histogram, qparams, spec)
-    names = [n for n in METHODS if n != "auto" and METHODS[n](histogram, spec) == chosen]
-    how = " = ".join([method, *(n for n in names if n != method)])
     why = (
         f"{how}: [{chosen.lo:.6g}, {chosen.hi:.6g}] of seen "
         f"[{histogram.minimum:.6g}, {histogram.maximum:.6g}], "

@@ -392,10 +392,12 @@ class Compilation:
         if evaluation is None:
             return None
         specs = input_specs(graph)
+        custom, update = self.options.custom_ops, self.options.progress.update
         with self.journal.stage("evaluate"), _runnable(graph) as model:
-            update = self.options.progress.update
-            name, before, samples = evaluation.score(_original(self.source), specs, update)
-            _, after, _ = evaluation.score(model, specs, update)
+            with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
+                name, before, samples = evaluation.score(session, specs, update)
+            with ort.OrtSession(model, custom_ops=custom) as session:
+                _, after, _ = evaluation.score(session, specs, update)
         return Metric(name, before, after, samples)
 
     def _report(

@@ -20,7 +20,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from qcompiler.backends.onnxruntime import OrtSession
 from qcompiler.data.spec import InputSpec, Role
@@ -28,7 +27,6 @@ from qcompiler.errors import InputError, QCompilerError, UsageError
 
 Array = NDArray[Any]
 _T = TypeVar("_T")
-Model = ModelProto | bytes | Path
 Update = Callable[[int, int], None]
 Score = tuple[str, float, int]
 # Samples that run together; a classifier with a free batch axis takes this many at once.
@@ -38,9 +36,9 @@ _WINDOWS = 64
 
 
 class Evaluation(Protocol):
-    """Something that scores a model."""
+    """Something that scores a model, given as a session that runs it as it is written."""
 
-    def score(self, model: Model, specs: Sequence[InputSpec], update: Update) -> Score:
+    def score(self, session: OrtSession, specs: Sequence[InputSpec], update: Update) -> Score:
         """Name of the metric, its value, and the number of samples."""
 
 
@@ -91,7 +89,7 @@ class Labelled:
     inputs: Mapping[str, Array]
     source: str
 
-    def score(self, model: Model, specs: Sequence[InputSpec], update: Update) -> Score:
+    def score(self, session: OrtSession, specs: Sequence[InputSpec], update: Update) -> Score:
         """Top-1 accuracy, 0 to 1.
 
         Raises:
@@ -116,14 +114,13 @@ class Labelled:
         fixed = next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], int)), None)
         batch = fixed or _BATCH
         right = seen = 0
-        with OrtSession(model, level="off") as session:
-            for start in range(0, count - (count % fixed if fixed else 0), batch):
-                part = slice(start, start + batch)
-                out = session.run({n: a[part] for n, a in self.inputs.items()})
-                labels = self.labels[part]
-                right += int((self._classes(out, len(labels)) == labels).sum())
-                seen += len(labels)
-                update(seen, count)
+        for start in range(0, count - (count % fixed if fixed else 0), batch):
+            part = slice(start, start + batch)
+            out = session.run({n: a[part] for n, a in self.inputs.items()})
+            labels = self.labels[part]
+            right += int((self._classes(out, len(labels)) == labels).sum())
+            seen += len(labels)
+            update(seen, count)
         if not seen:
             raise InputError(
                 f"{count} samples do not fill one batch of {batch}",
@@ -156,7 +153,7 @@ class Tokens:
     tokens: Array
     source: str
 
-    def score(self, model: Model, specs: Sequence[InputSpec], update: Update) -> Score:
+    def score(self, session: OrtSession, specs: Sequence[InputSpec], update: Update) -> Score:
         """Exp of the mean negative log-likelihood of the next token.
 
         Raises:
@@ -178,12 +175,11 @@ class Tokens:
                 hint="pass a longer text",
             )
         loss = 0.0
-        with OrtSession(model, level="off") as session:
-            for i in range(windows):
-                window = self.tokens[i * length : (i + 1) * length + 1].astype(np.int64)
-                out = session.run(_feeds(specs, ids, window[None, :-1]))
-                loss += self._loss(out, window[1:])
-                update(i + 1, windows)
+        for i in range(windows):
+            window = self.tokens[i * length : (i + 1) * length + 1].astype(np.int64)
+            out = session.run(_feeds(specs, ids, window[None, :-1]))
+            loss += self._loss(out, window[1:])
+            update(i + 1, windows)
         return "perplexity", math.exp(loss / (windows * length)), windows
 
     def _loss(self, outputs: Mapping[str, Array], targets: Array) -> float:
@@ -237,7 +233,7 @@ class Scripted:
     path: Path
     function: str
 
-    def score(self, model: Model, specs: Sequence[InputSpec], update: Update) -> Score:
+    def score(self, session: OrtSession, specs: Sequence[InputSpec], update: Update) -> Score:
         """What the function returns.
 
         Raises:
@@ -245,15 +241,14 @@ class Scripted:
         """
         function = self._load()
         runs = 0
-        with OrtSession(model, level="off") as session:
 
-            def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-                nonlocal runs
-                runs += 1
-                update(runs, 0)
-                return session.run(feeds)
+        def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            nonlocal runs
+            runs += 1
+            update(runs, 0)
+            return session.run(feeds)
 
-            found = self._guarded(lambda: function(run))
+        found = self._guarded(lambda: function(run))
         name, value = found if isinstance(found, tuple) else (self.function, found)
         if not isinstance(value, (int, float, np.number)):
             raise InputError(

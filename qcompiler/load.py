@@ -21,11 +21,12 @@ from qcompiler.graph import Graph
 from qcompiler.verify import DEQUANTIZE, QUANTIZE, check_qdq, check_structure
 
 
-def load(source: str | Path | bytes | ModelProto) -> Graph:
+def load(source: str | Path | bytes | ModelProto, *, strict: bool = True) -> Graph:
     """Load a model for compilation; its file is never written to.
 
     Args:
         source: Path of an ``.onnx`` file, its bytes, or a ``ModelProto`` (copied).
+        strict: Whether to refuse broken Q/DQ nodes, too; who only lists them takes them all.
 
     Returns:
         The graph; local functions are inlined, external data stay on disk.
@@ -58,7 +59,8 @@ def load(source: str | Path | bytes | ModelProto) -> Graph:
         ) from error
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
         graph.spill()
-    _check_quantization(graph, name)
+    if strict:
+        _check_quantization(graph, name)
     return graph
 
 

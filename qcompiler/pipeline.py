@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from qcompiler.errors import UsageError, VerifyError
 from qcompiler.graph import Graph
-from qcompiler.verify import check_qdq
+from qcompiler.verify import check_qdq, check_structure
 
 
 class Effect(Enum):
@@ -116,6 +116,7 @@ class Pipeline:
             graph.sweep()
             if rewrites:
                 graph.infer()
+                check_structure(graph.proto(skeleton=True))
                 check_qdq(graph)
         except VerifyError as error:
             history = ", ".join(s.name for s in before) or "none"

@@ -1,147 +1,39 @@
-"""The whole line: resuming, determinism, what must not change, and what must be said."""
+"""The whole line: what must not change, what must be said, and odd models."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import TensorProto
 
-import qcompiler.driver
 import qcompiler.graph
 from models import build
-from qcompiler import driver, targets
-from qcompiler import plan as products
-from qcompiler.calibrate import Statistics
+from qcompiler import driver
+from qcompiler.backends import onnxruntime
+from qcompiler.calibrate import collect
+from qcompiler.compare import compare
 from qcompiler.driver import SYNTHETIC, Options, Result
-from qcompiler.emit import emit
 from qcompiler.errors import BackendError, InputError, UnsupportedError, UsageError
 from qcompiler.evaluate import open_evaluation
-from qcompiler.plan import QuantPlan
 from qcompiler.progress import Silent
 from qcompiler.recipe import Recipe
-from tests.compiled import compiled
+from tests.compiled import compiled, model_bytes
 from tests.hand_made import model, normal
 
 MODELS = Path(build.HERE)
 RESNET = MODELS / "resnet20.onnx"
 
 
-def _bytes(result: Result) -> bytes:
-    return bytes(result.model().SerializeToString(deterministic=True))
-
-
 def _images(count: int) -> np.ndarray[Any, Any]:
     with np.load(MODELS / "resnet20.calib.npz") as file:
         images: np.ndarray[Any, Any] = file["input"][:count]
     return images
-
-
-# ---------------------------------------------------------------------- resuming
-
-
-@pytest.mark.parametrize("name", build.names())
-def test_every_product_leads_to_the_same_bytes(name: str, tmp_path: Path) -> None:
-    """Prepared graph, statistics and plan, each written and read back."""
-    result = compiled(name)
-    source = build.load(name)
-    prepared, _ = driver.prepare(source, targets.find("tensorrt"))
-    emit(prepared, tmp_path / "prepared.onnx")
-    products.save(result.plan, tmp_path / "plan.json")
-    plan = products.read(tmp_path / "plan.json", QuantPlan)
-    assert result.statistics is not None
-    result.statistics.save(tmp_path / "stats.npz")
-    statistics = Statistics.read(tmp_path / "stats.npz")
-    resumed = [
-        driver.compile(source, options=Options(statistics=statistics)),
-        driver.compile(source, options=Options(plan=plan)),
-        driver.compile(tmp_path / "prepared.onnx"),
-        driver.compile(tmp_path / "prepared.onnx", options=Options(plan=plan)),
-    ]
-    assert {_bytes(r) for r in resumed} == {_bytes(result)}
-
-
-def test_statistics_of_another_model_are_refused() -> None:
-    statistics = compiled("residual").statistics
-    with pytest.raises(InputError, match="statistics file belongs to another model"):
-        driver.compile(build.load("mlp"), options=Options(statistics=statistics))
-
-
-def test_a_plan_of_another_model_is_refused() -> None:
-    with pytest.raises(InputError, match="the plan belongs to another model"):
-        driver.compile(build.load("mlp"), options=Options(plan=compiled("residual").plan))
-
-
-def test_the_report_of_a_given_plan_names_its_target_and_recipe() -> None:
-    plan = compiled("mlp", "tensorrt-rtx").plan
-    renamed = msgspec.structs.replace(plan, recipe="mine")
-    report = driver.compile(build.load("mlp"), options=Options(plan=renamed)).report
-    assert (report.target, report.recipe, report.samples) == ("tensorrt-rtx", "mine", 0)
-
-
-# ---------------------------------------------------------------------- determinism
-
-
-@pytest.mark.parametrize("target", targets.names())
-@pytest.mark.parametrize("name", build.names())
-def test_two_compilations_give_the_same_bytes(name: str, target: str) -> None:
-    again = driver.compile(build.load(name), target=target)
-    assert _bytes(again) == _bytes(compiled(name, target))
-    assert products.encode(again.plan) == products.encode(compiled(name, target).plan)
-
-
-def _plans(source: Any, *data: Any) -> set[bytes]:
-    return {products.encode(driver.compile(source, data=d).plan) for d in data}
-
-
-def test_neither_order_nor_batching_of_the_samples_changes_the_plan(tmp_path: Path) -> None:
-    images = _images(45)
-    mixed = images[np.random.default_rng(3).permutation(45)]
-    np.savez(tmp_path / "one.npz", input=mixed)
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    for number, (start, stop) in enumerate(((20, 45), (0, 3), (3, 20))):
-        np.savez(parts / f"{number}.npz", input=images[start:stop])
-    data = [
-        {"input": images},
-        str(tmp_path / "one.npz"),
-        parts,
-        [{"input": images[i : i + 7]} for i in range(0, 45, 7)],
-        ({"input": image[None]} for image in mixed[::-1]),
-    ]
-    assert len(_plans(RESNET, *data)) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "shape"), [("dynamic_batch", (3, 40, 24)), ("layernorm_exploded", (2, 24, 64))]
-)
-def test_neither_order_nor_batching_changes_other_plans(name: str, shape: tuple[int, ...]) -> None:
-    key = build.load(name).graph.input[0].name
-    values = np.random.default_rng(4).standard_normal((24, *shape)).astype(np.float32)
-    if name == "layernorm_exploded":  # two samples fill the fixed batch: each entry is whole
-        listed = [{key: v} for v in values]
-        assert len(_plans(build.load(name), listed, listed[::-1], {key: values})) == 1
-        return
-    assert len(_plans(build.load(name), {key: values}, {key: values[::-1]})) == 1
-
-
-def test_token_models_do_not_depend_on_the_order_either() -> None:
-    tokens = np.random.default_rng(5).integers(0, 128, (20, 12))
-    source = build.load("decoder_kv")
-    forwards, backwards = ({"input_ids": t} for t in (tokens, tokens[::-1]))
-    assert len(_plans(source, forwards, backwards)) == 1
-
-
-def test_another_seed_gives_other_ranges() -> None:
-    other = driver.compile(build.load("mlp"), options=Options(seed=1))
-    assert other.plan.activations != compiled("mlp").plan.activations
-    assert other.plan.weights == compiled("mlp").plan.weights
 
 
 # ---------------------------------------------------------------------- what must not change
@@ -194,7 +86,7 @@ def test_path_bytes_and_proto_give_the_same(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(build.load("mlp"), path)
     sources = (path, str(path), path.read_bytes(), build.load("mlp"))
-    assert {_bytes(driver.compile(s)) for s in sources} == {_bytes(compiled("mlp"))}
+    assert {model_bytes(driver.compile(s)) for s in sources} == {model_bytes(compiled("mlp"))}
 
 
 def test_a_model_that_is_quantized_already_keeps_its_pairs() -> None:
@@ -279,18 +171,37 @@ def test_excluded_nodes_stay_float() -> None:
 
 
 def test_an_optimizer_that_fails_is_a_warning_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = qcompiler.driver.ort.OrtSession
+    real = onnxruntime.OrtSession
 
     def session(*args: Any, level: Any = "off", **rest: Any) -> Any:
         if level == "all" and "/fc1/MatMul" in [n.name for n in args[0].graph.node]:
             raise UnsupportedError("ONNX Runtime cannot load the model: a bug")
         return real(*args, level=level, **rest)
 
-    monkeypatch.setattr(qcompiler.driver.ort, "OrtSession", session)
+    monkeypatch.setattr(onnxruntime, "OrtSession", session)
     report = driver.compile(build.load("mlp")).report
     assert [o.sqnr_db_optimized for o in report.outputs] == [None]
     assert report.outputs[0].sqnr_db > 20
     assert any(w.endswith("cannot load the model: a bug") for w in report.warnings)
+
+
+def test_every_session_knows_the_custom_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration, the reference, both verifications and both evaluations."""
+    real, seen = onnxruntime.OrtSession, []
+
+    def session(*args: Any, custom_ops: Any = (), **rest: Any) -> Any:
+        seen.append(tuple(custom_ops))
+        return real(*args, **rest)
+
+    class Nothing:
+        def score(self, *_: Any) -> tuple[str, float, int]:
+            return "nothing", 1.0, 1
+
+    monkeypatch.setattr(onnxruntime, "OrtSession", session)
+    monkeypatch.setattr("qcompiler.calibrate.OrtSession", session)
+    options = Options(custom_ops=(Path("operators.so"),))
+    driver.compile(build.load("mlp"), evaluation=Nothing(), options=options)
+    assert seen == [(Path("operators.so"),)] * 6
 
 
 # ---------------------------------------------------------------------- held-out samples
@@ -301,7 +212,6 @@ def test_verification_runs_on_samples_that_were_not_calibrated_on(
 ) -> None:
     used: list[bytes] = []
     verified: list[bytes] = []
-    collect, compare = qcompiler.driver.collect, qcompiler.driver.compare
 
     def watched(proto: Any, tensors: Any, samples: Any, **rest: Any) -> Any:
         class Watched:
@@ -316,11 +226,11 @@ def test_verification_runs_on_samples_that_were_not_calibrated_on(
         verified.extend(s["x"].tobytes() for s in samples)
         return compare(reference, tests, samples, *rest)
 
-    monkeypatch.setattr(qcompiler.driver, "collect", watched)
-    monkeypatch.setattr(qcompiler.driver, "compare", compared)
+    monkeypatch.setattr(driver, "collect", watched)
+    monkeypatch.setattr(driver, "compare", compared)
     data = {"x": normal("data", (32 * 40, 64))}
     report = driver.compile(build.load("mlp"), data=data).report
-    assert (len(used), len(verified)) == (report.samples, report.held_out) == (35, 5)
+    assert (len(used), len(set(verified))) == (report.samples, report.held_out) == (35, 5)
     assert set(used).isdisjoint(verified)
 
 
@@ -407,7 +317,9 @@ def test_an_activation_that_overflows_is_named_and_its_node_left_float() -> None
 
 
 def test_an_opset_beyond_the_target_is_refused() -> None:
-    source = model("g (float[4,32] x) => (float[4,32] y) { y = MatMul (x, W) }", opset=26, W=(32, 32))
+    source = model(
+        "g (float[4,32] x) => (float[4,32] y) { y = MatMul (x, W) }", opset=26, W=(32, 32)
+    )
     with pytest.raises(UnsupportedError, match="opset 26; tensorrt reads up to 24"):
         driver.compile(source)
 
@@ -454,80 +366,3 @@ def test_evaluation_scores_both_models(tmp_path: Path) -> None:
     assert (metric.name, metric.samples) == ("top1", 100)
     assert metric.before > 0.8
     assert abs(metric.after - metric.before) <= 0.03  # three images of a hundred
-
-
-# ---------------------------------------------------------------------- weights beside the model
-
-
-def _external(proto: ModelProto, folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "model.onnx"
-    onnx.save(proto, path, save_as_external_data=True, location="weights.bin")
-    return path
-
-
-def _codes(proto: ModelProto) -> dict[str, bytes]:
-    return {
-        t.name: numpy_helper.to_array(t).tobytes()
-        for t in proto.graph.initializer
-        if t.name.endswith(("_q", "_scale", "_zero_point"))
-    }
-
-
-@pytest.mark.parametrize("name", ["mlp", "conv_bn_relu", "decoder_kv"])
-def test_weights_beside_the_model_give_the_same_codes(name: str, tmp_path: Path) -> None:
-    source = _external(build.load(name), tmp_path / "in")
-    result = driver.compile(source)
-    report = result.save(tmp_path / "out.onnx")
-    files = sorted(p.name for p in tmp_path.iterdir())
-    assert files == ["in", "out.onnx", "out.onnx.data"]
-    written = onnx.load(tmp_path / "out.onnx")
-    assert _codes(written) == _codes(compiled(name).model())
-    assert report.bytes_after == sum(
-        (tmp_path / f).stat().st_size for f in ("out.onnx", "out.onnx.data")
-    )
-    assert report.bytes_before == sum(p.stat().st_size for p in source.parent.iterdir())
-    assert report.outputs == compiled(name).report.outputs
-
-
-def test_a_large_model_is_written_with_its_weights_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "_LARGE_WIDTH", 64)
-    build.write_large(3 * 64 * 64 * 4, tmp_path / "large.onnx")
-    small = driver.compile(onnx.load(tmp_path / "large.onnx"))
-    monkeypatch.setattr(qcompiler.graph, "LARGE_BYTES", 1000)
-    result = driver.compile(tmp_path / "large.onnx")
-    result.save(tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").stat().st_size >= 3 * 64 * 64
-    assert _codes(onnx.load(tmp_path / "out.onnx")) == _codes(small.model())
-    again = driver.compile(tmp_path / "large.onnx", options=Options(plan=result.plan))
-    again.save(tmp_path / "again.onnx")
-    data = [(tmp_path / f"{n}.onnx.data").read_bytes() for n in ("out", "again")]
-    assert data[0] == data[1]
-
-
-def test_a_large_model_in_memory_is_written_with_its_weights_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(qcompiler.graph, "LARGE_BYTES", 1000)
-    result = driver.compile(build.load("mlp"))
-    result.save(tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").exists()
-    assert _codes(onnx.load(tmp_path / "out.onnx")) == _codes(compiled("mlp").model())
-
-
-def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_self: Path, _target: Path) -> Path:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(KeyboardInterrupt):
-        compiled("mlp").save(tmp_path / "out.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_feeds_are_not_changed_by_the_compiler() -> None:
-    data: Mapping[str, Any] = {"x": normal("data", (64, 64))}
-    driver.compile(build.load("mlp"), data=data)
-    np.testing.assert_array_equal(data["x"], normal("data", (64, 64)))

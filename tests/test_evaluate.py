@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from qcompiler.backends.onnxruntime import OrtSession
 from qcompiler.errors import InputError
 from qcompiler.evaluate import Evaluation, Scripted, open_evaluation
 from qcompiler.inputs import input_specs
@@ -27,7 +28,7 @@ def _score(evaluation: Evaluation, made: ModelProto) -> tuple[tuple[str, float, 
     loaded.infer()
     seen: list[Any] = []
     result = evaluation.score(
-        made, input_specs(loaded), lambda done, total: seen.append((done, total))
+        OrtSession(made), input_specs(loaded), lambda done, total: seen.append((done, total))
     )
     return result, seen
 

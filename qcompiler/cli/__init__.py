@@ -35,7 +35,13 @@ _HELP = """Quantize ONNX models for TensorRT, on the graph.
 
 def app() -> App:
     """The application with its verbs, imported when they are asked for."""
-    found = App(name="qcompiler", help=_HELP, version=__version__, result_action="return_value")
+    found = App(
+        name="qcompiler",
+        help=_HELP,
+        version=__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
     for verb, line in VERBS.items():
         found.command(f"qcompiler.cli.{verb}:{verb}", name=verb, help=line)
     return found

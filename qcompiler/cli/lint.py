@@ -19,11 +19,12 @@ def lint(model: o.Model, /, *, format: o.Format = "text") -> int:  # noqa: A002
     from qcompiler.load import load
     from qcompiler.verify import findings
 
-    graph = load(model)
+    graph = load(model, strict=False)
     graph.infer()
     found = findings(graph)
     if format == "json":
-        document = {"schema_version": 1, "model": str(model), "findings": found}
+        rows = [finding._asdict() for finding in found]
+        document = {"schema_version": 1, "model": str(model), "findings": rows}
         sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
         return int(bool(found))
     console = Console(highlight=False, soft_wrap=True)

@@ -80,9 +80,12 @@ def refuse_existing(paths: Sequence[Path], *, overwrite: bool, sources: Sequence
             raise UsageError(
                 "the output is the input", where=str(path), hint="choose another path with -o"
             )
-        if path.exists() and not overwrite:
+        # The weights of a large model go beside it.
+        beside = [path.with_name(f"{path.name}.data")] if path.suffix == ".onnx" else []
+        existing = next((p for p in (path, *beside) if p.exists()), None)
+        if existing is not None and not overwrite:
             raise UsageError(
-                "the file exists", where=str(path), hint="pass --overwrite or another path"
+                "the file exists", where=str(existing), hint="pass --overwrite or another path"
             )
         if not path.parent.is_dir():
             raise UsageError(

@@ -12,6 +12,7 @@ from qcompiler.report import EQUAL_DB, OutputError, Report
 
 # Beyond this many lines a list of nodes or outputs is cut, and says so.
 _LINES = 6
+_OPS = 8
 
 
 def summarize(report: Report, console: Console) -> None:
@@ -31,7 +32,7 @@ def summarize(report: Report, console: Console) -> None:
     )
     table.add_row(
         "size",
-        f"{_size(report.bytes_before)} -> {_size(report.bytes_after)} of constants"
+        f"{_size(report.bytes_before)} -> {_size(report.bytes_after)}"
         + (f" ({report.bytes_after / report.bytes_before:.0%})" if report.bytes_before else ""),
     )
     _outputs(table, report)
@@ -56,26 +57,26 @@ def _outputs(table: Table, report: Report) -> None:
     for output in report.outputs[:_LINES]:
         table.add_row(
             f"output {escape(output.output)}",
-            f"{_sqnr(output.sqnr_db)}, cosine {output.cosine:.5f}" + _optimized(output),
+            f"SQNR {_decibels(output.sqnr_db)}, cosine {output.cosine:.5f}" + _optimized(output),
         )
     rest = report.outputs[_LINES:]
     if rest:
         worst = min(rest, key=lambda o: o.sqnr_db)
         table.add_row(
-            "", f"… {len(rest)} more, the worst {escape(worst.output)} {_sqnr(worst.sqnr_db)}"
+            "", f"… {len(rest)} more, the worst {escape(worst.output)} {_decibels(worst.sqnr_db)}"
         )
     if not report.outputs:
         table.add_row("output", "not verified: there were no held-out samples")
 
 
-def _sqnr(value: float) -> str:
-    return "equal" if value >= EQUAL_DB else f"SQNR {value:.1f} dB"
+def _decibels(sqnr_db: float) -> str:
+    return "equal" if sqnr_db >= EQUAL_DB else f"{sqnr_db:.1f} dB"
 
 
 def _optimized(output: OutputError) -> str:
     if output.sqnr_db_optimized is None:
         return ""
-    return f"  (ONNX Runtime optimized: {_sqnr(output.sqnr_db_optimized)})"
+    return f"  (ONNX Runtime optimized: {_decibels(output.sqnr_db_optimized)})"
 
 
 def _data(report: Report) -> str:
@@ -96,21 +97,19 @@ def _skipped(table: Table, report: Report) -> None:
 
 
 def _ops(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    """Operators before and after, those whose number changed first."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("op", style="cyan", no_wrap=True)
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
     names = {**report.ops_after, **report.ops_before}
-    ranked = sorted(names, key=lambda n: (-max(_count(report, n)), n))[:12]
-    table.add_column("op", style="cyan")
-    for name in ranked:
-        table.add_column(name if len(name) < 12 else f"{name[:10]}…", justify="right")
-    before = [str(report.ops_before.get(n, 0)) for n in ranked]
-    after = [str(report.ops_after.get(n, 0)) for n in ranked]
-    table.add_row("before", *before)
-    table.add_row("after", *after)
+    counts = {n: (report.ops_before.get(n, 0), report.ops_after.get(n, 0)) for n in names}
+    ranked = sorted(names, key=lambda n: (counts[n][0] == counts[n][1], -max(counts[n]), n))
+    for name in ranked[:_OPS]:
+        table.add_row(escape(name), *map(str, counts[name]))
+    if len(ranked) > _OPS:
+        table.add_row(f"… {len(ranked) - _OPS} more")
     return table
-
-
-def _count(report: Report, name: str) -> tuple[int, int]:
-    return report.ops_before.get(name, 0), report.ops_after.get(name, 0)
 
 
 def _size(count: int) -> str:

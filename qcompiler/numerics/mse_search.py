@@ -15,13 +15,13 @@ from qcompiler.numerics.affine import F64, affine
 from qcompiler.numerics.expected_error import Segments, squared_errors
 from qcompiler.spec import Spec
 
-_REFINED = 33
+_REFINED = 17
 _ROUNDS = 2  # the first end was searched beside a wrong second one
 
 
 def _grid() -> F64:
     """Factors from 1 down to 2**-12; the widest range first, so that it wins ties."""
-    return np.concatenate([np.geomspace(1.0, 0.25, 97), np.geomspace(0.25, 2.0**-12, 41)[1:]])
+    return np.concatenate([np.geomspace(1.0, 0.25, 65), np.geomspace(0.25, 2.0**-12, 25)[1:]])
 
 
 def least_squared_error(parts: Segments, lo: float, hi: float, spec: Spec) -> tuple[float, float]:

@@ -102,21 +102,30 @@ def mse(hist: Histogram, spec: Spec) -> Range:
 def auto(hist: Histogram, spec: Spec) -> Range:
     """Of all methods' ranges the one with the least expected error; of equal ones the widest.
 
-    Candidates: minmax, percentile 99.99 and 99.999, entropy, mse.
+    Raises:
+        InputError: The histogram is empty.
+        UnsupportedError: The format's codes are not evenly spaced.
+    """
+    return auto_named(hist, spec)[0]
+
+
+def auto_named(hist: Histogram, spec: Spec) -> tuple[Range, str]:
+    """As ``auto``, with the names of the methods that gave this range: ``mse``, ``minmax = mse``.
 
     Raises:
         InputError: The histogram is empty.
         UnsupportedError: The format's codes are not evenly spaced.
     """
     parts = segments(hist)
-    candidates = [
-        _extremes(parts, spec),
-        _percentile(parts, spec, 99.99),
-        _percentile(parts, spec, 99.999),
-        _entropy(parts, spec),
-        _mse(parts, spec),
-    ]
-    return _best(parts, candidates, spec)
+    candidates = {
+        "minmax": _extremes(parts, spec),
+        "percentile 99.99": _percentile(parts, spec, 99.99),
+        "percentile 99.999": _percentile(parts, spec, 99.999),
+        "entropy": _entropy(parts, spec),
+        "mse": _mse(parts, spec),
+    }
+    best = _best(parts, list(candidates.values()), spec)
+    return best, " = ".join(n for n, found in candidates.items() if found == best)
 
 
 METHODS: Final[dict[str, Method]] = {

@@ -31,12 +31,12 @@ from tests.contract.running import feeds_for, run, session
 
 HERE = Path(__file__).parent
 # Shapes for the builder where a model ties its symbols together without saying so.
-SHAPES = {"decoder_kv": {"input_ids": (1, 16), "past_key": (1, 2, 8, 16), "past_value": (1, 2, 8, 16)}}
+SHAPES = {
+    "decoder_kv": {"input_ids": (1, 16), "past_key": (1, 2, 8, 16), "past_value": (1, 2, 8, 16)}
+}
 _SCALE = re.compile(r"^(# \S+_scale(?:_\d+)?: float = )(\S+)$", re.MULTILINE)
 # A convolution or matrix product, and the type of its first input.
-_PRODUCT = re.compile(
-    r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)"
-)
+_PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)")
 every_model = pytest.mark.parametrize("name", build.names())
 
 
