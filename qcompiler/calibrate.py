@@ -15,6 +15,7 @@ import hashlib
 import heapq
 import json
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from operator import length_hint
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -94,10 +96,10 @@ class Statistics:
             InputError: No such file, or not statistics of this version.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, NpzFile(stream, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in file.files}
             header = json.loads(arrays["header"].tobytes())
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"cannot read the statistics: {error}",
                 where=str(path),
@@ -226,7 +228,9 @@ def collect(
     count = flushed = 0
     for group in probe.groups(samples):
         for name, seen in probe.run(group).items():
-            builders[name].update(_NONE, *seen.extremes)
+            low, high = seen.extremes
+            if not low > high:  # of an empty tensor they are the neutral ones
+                builders[name].update(_NONE, low, high)
             if seen.sample is not None:
                 waiting[name].append(seen.sample)
         count += len(group.feeds)

@@ -9,6 +9,8 @@ A tap adds a few small nodes beside a tensor and fetches only what they give:
   feature maps, where any other reader makes it convert the whole tensor first;
 * of a batch, so many elements of each sample, at the places where a sample alone would be read:
   what is seen of one does not depend on those it ran with;
+* a sum or a mean beside each sample: ONNX Runtime's maxima and minima pass over most NaN, sums do
+  not;
 * no minimum after an operator that gives none below zero (ReLU, Clip from 0, Sigmoid): zero is the
   lower end of its range whatever was seen.
 """
@@ -54,18 +56,21 @@ class Tap:
         sample: Output with the sample.
         maximum: Output with the maximum.
         minimum: Output with the minimum; empty where zero bounds it.
-        channels: Which part of the maxima of all feature maps is this tensor's; None if it has an
+        total: Output with the sum or mean, which is NaN if any value is.
+        channels: Which part of the maxima and means of all feature maps is this tensor's; None if it has an
             output of its own.
     """
 
     sample: str
     maximum: str
     minimum: str
+    total: str
     channels: slice | None = None
 
     def outputs(self, *, binned: bool) -> tuple[str, ...]:
         """What to fetch: with the sample, or extremes alone."""
-        return tuple(filter(None, (self.sample if binned else "", self.maximum, self.minimum)))
+        extra = (self.sample, self.total) if binned else ()
+        return tuple(filter(None, (*extra, self.maximum, self.minimum)))
 
     def read(self, outputs: Mapping[str, Array], samples: int) -> Seen:
         """Pick this tensor's values from the outputs of a run.
@@ -75,16 +80,21 @@ class Tap:
             samples: How many entries of the batch are real; the rest repeats one of them.
 
         Returns:
-            Extremes and values; an empty tensor has the neutral extremes, and a tensor that zero
-            bounds from below has zero.
+            Extremes and values; an empty tensor has the neutral extremes, a tensor that zero bounds
+            from below has zero, and one with a NaN has NaN.
         """
-        maxima = outputs[self.maximum]
-        high = float((maxima if self.channels is None else maxima[:, self.channels]).max())
+        high = float(self._part(outputs[self.maximum]).max())
         low = float(outputs[self.minimum]) if self.minimum else 0.0
         found = outputs.get(self.sample)
         if found is None:
             return Seen((low, high), None)
+        if np.isnan(self._part(outputs[self.total])).any():
+            high = np.nan
         return Seen((low, high), (found[:samples] if found.ndim > 1 else found).reshape(-1))
+
+
+    def _part(self, joined: Array) -> Array:
+        return joined if self.channels is None else joined[:, self.channels]
 
 
 def instrument(
@@ -135,7 +145,7 @@ class _Builder:
         self._size = size
         self._batch = batch
         self._shared = False
-        self._maxima: list[str] = []
+        self._pooled: dict[str, list[str]] = {"maxima": [], "means": []}
         self._channels = 0
 
     def tap(
@@ -151,24 +161,28 @@ class _Builder:
             self._output(minimum)
         self._output(base)
         if shape is not None and len(shape) == 4 and 0 not in shape:
-            return Tap(base, f"{_PREFIX}maxima", minimum, self._pools(base, source, shape))
-        self._node("ReduceMax", [source], f"{base}.max", {"keepdims": 0})
-        self._output(f"{base}.max")
+            channels = self._pools(base, source, shape)
+            return Tap(base, f"{_PREFIX}maxima", minimum, f"{_PREFIX}means", channels)
+        for op, output in (("ReduceMax", f"{base}.max"), ("ReduceSum", f"{base}.sum")):
+            self._node(op, [source], output, {"keepdims": 0})
+            self._output(output)
         self._slice(base, source, shape)
-        return Tap(base, f"{base}.max", minimum)
+        return Tap(base, f"{base}.max", minimum, f"{base}.sum")
 
     def finish(self) -> None:
-        """Join the maxima of all feature maps: one conversion of the layout instead of many."""
-        if self._maxima:
-            self._node("Concat", self._maxima, f"{_PREFIX}maxima", {"axis": 1})
-            self._output(f"{_PREFIX}maxima")
+        """Join what is known of all feature maps: one conversion of the layout instead of many."""
+        for kind, parts in self._pooled.items():
+            if parts:
+                self._node("Concat", parts, f"{_PREFIX}{kind}", {"axis": 1})
+                self._output(f"{_PREFIX}{kind}")
 
     def _output(self, name: str) -> None:
         self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
     def _pools(self, base: str, source: str, shape: Shape) -> slice:
-        self._node("GlobalMaxPool", [source], f"{base}.max")
-        self._maxima.append(f"{base}.max")
+        for kind, op in (("maxima", "GlobalMaxPool"), ("means", "GlobalAveragePool")):
+            self._node(op, [source], f"{base}.{kind}")
+            self._pooled[kind].append(f"{base}.{kind}")
         stride = pool_stride(shape[1:], self._size)
         self._node("MaxPool", [source], base, {"kernel_shape": [1, 1], "strides": [stride, stride]})
         first = self._channels
