@@ -20,59 +20,33 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-import qcompiler
-from qcompiler import plan as products
+from qcompiler import __version__, targets
 from qcompiler import recipe as recipes
-from qcompiler import targets
+from qcompiler.apply import apply
 from qcompiler.backends import onnxruntime as ort
 from qcompiler.calibrate import Split, Statistics, collect
 from qcompiler.compare import compare, outputs_of
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import ImageOptions, open_data
-from qcompiler.data.synthetic import synthetic
+from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
 from qcompiler.emit import emit
-from qcompiler.errors import UnsupportedError, UsageError, VerifyError
+from qcompiler.errors import UnsupportedError, UsageError
 from qcompiler.evaluate import Evaluation
 from qcompiler.graph import Graph, label
 from qcompiler.inputs import input_specs
 from qcompiler.load import load
-from qcompiler.passes.convert_opset import ConvertOpset
-from qcompiler.passes.insert_qdq import InsertQdq
-from qcompiler.passes.quantize_weights import QuantizeWeights
-from qcompiler.pipeline import Pass, Pipeline, Step, find_pass
-from qcompiler.plan import Points, QuantPlan
+from qcompiler.pipeline import Step
+from qcompiler.plan import Points, QuantPlan, require_digest
+from qcompiler.prepare import prepare
 from qcompiler.progress import Journal, Progress, Silent
 from qcompiler.recipe import Recipe
 from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
-from qcompiler.verify import check_onnx, check_qdq
 
 Source = str | Path | bytes | ModelProto
 Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
-
-# Exact passes before quantization, in order; opset conversion stands after the first two.
-PREPARE: tuple[str, ...] = (
-    "lift-constants",
-    "fold-constants",
-    "convert-opset",
-    "drop-identity",
-    "fuse-layer-norm",
-    "fuse-rms-norm",
-    "fuse-gelu",
-    "fuse-silu",
-    "fuse-hard-swish",
-    "fold-batch-norm",
-    "fold-scales",
-    "split-shared-weights",
-)
-# Q/DQ needs this opset at least: per-axis scales and an axis attribute came with it.
-LEAST_OPSET = 13
-SYNTHETIC = (
-    "calibrated on synthetic data: the ranges come from random numbers and say NOTHING about "
-    "accuracy; pass real samples with --data"
-)
 
 
 @dataclass(frozen=True)
@@ -84,6 +58,7 @@ class Options:
         images: How a folder of images becomes inputs.
         custom_ops: Libraries with custom operators for ONNX Runtime.
         seed: Of the synthetic data.
+        points: Scan nothing and take these.
         statistics: Calibrate nothing and take these.
         plan: Decide nothing and do this.
         progress: Told what happens.
@@ -93,6 +68,7 @@ class Options:
     images: ImageOptions = ImageOptions()  # noqa: RUF009  (frozen)
     custom_ops: Sequence[Path] = ()
     seed: int = 0
+    points: Points | None = None
     statistics: Statistics | None = None
     plan: QuantPlan | None = None
     progress: Progress = field(default_factory=Silent)
@@ -170,79 +146,6 @@ def compile(  # noqa: A001  (the verb of the tool)
     return Compilation(model, recipe, target, options).run(data, evaluation)
 
 
-def prepare(
-    source: Source, target: Target, journal: Journal | None = None
-) -> tuple[Graph, tuple[Step, ...]]:
-    """Load a model and bring it into the form that scan expects; exact passes only.
-
-    Raises:
-        InputError: Not a model, or a damaged one.
-        UnsupportedError: Its operator set is newer than the target reads, or cannot be raised to
-            the least that Q/DQ needs.
-    """
-    journal = journal or Journal(Silent())
-    graph = load(source)
-    valid = check_onnx(graph) == ""
-    graph.infer()
-    if graph.opset > target.max_opset:
-        raise UnsupportedError(
-            f"the model uses opset {graph.opset}; {target.name} reads up to {target.max_opset}",
-            hint=f"export it with opset {target.max_opset} or lower",
-        )
-    passes = tuple(
-        ConvertOpset(to=target.opset) if name == "convert-opset" else find_pass(name)()
-        for name in PREPARE
-    )
-    steps = _run_prepare(graph, passes, journal)
-    if valid:
-        _require_valid(graph, "prepare")
-    return graph, steps
-
-
-def _run_prepare(graph: Graph, passes: tuple[Pass, ...], journal: Journal) -> tuple[Step, ...]:
-    """Run the passes; a graph whose opset cannot be raised goes on at its own, if that suffices."""
-    steps: tuple[Step, ...] = ()
-    for entry in passes:
-        try:
-            steps += Pipeline((entry,)).run(graph)
-        except UnsupportedError as error:
-            if graph.opset < LEAST_OPSET:
-                raise
-            journal.warn(f"stays at opset {graph.opset}: {error.message}")
-    return steps
-
-
-def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
-    """Carry out a plan on the prepared graph it was made for, in place; then check the result.
-
-    Raises:
-        InputError: The plan belongs to another model or was edited into nonsense.
-        VerifyError: The result breaks an invariant.
-    """
-    products.require_digest(plan.model_digest, model_digest(graph), "plan")
-    valid = check_onnx(graph) == ""
-    steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
-    check_qdq(graph)
-    if valid:
-        _require_valid(graph, "apply")
-    graph.set_metadata("qcompiler.version", qcompiler.__version__)
-    graph.set_metadata("qcompiler.target", plan.target)
-    graph.set_metadata("qcompiler.recipe", plan.recipe)
-    graph.set_metadata("qcompiler.plan_digest", plan.digest())
-    if plan.synthetic:
-        graph.set_metadata("qcompiler.warning", SYNTHETIC)
-    return steps
-
-
-def _require_valid(graph: Graph, phase: str) -> None:
-    message = check_onnx(graph)
-    if message:
-        raise VerifyError(
-            f"after {phase} onnx's checker refuses the graph: {message}",
-            hint="this is a bug of qcompiler; please report it with the model",
-        )
-
-
 class Compilation:
     """One compilation under way; the verbs of the command line stop where they want to.
 
@@ -273,12 +176,22 @@ class Compilation:
         return graph
 
     def scan(self, graph: Graph) -> Points:
-        """Propose what to quantize.
+        """Propose what to quantize, or take the points that were given.
 
         Raises:
-            UsageError: An ``exclude`` glob matches no node.
+            UsageError: An ``exclude`` glob matches no node, or could have no effect.
+            InputError: The points belong to another model.
         """
+        given = self.options.points or self.options.plan
+        if given is not None and self.options.exclude:
+            raise UsageError(
+                "exclude has no effect on points or a plan that are already made",
+                hint="make them again with it, or move the nodes to `skipped` in the file",
+            )
         with self.journal.stage("scan"):
+            if self.options.points is not None:
+                require_digest(self.options.points.model_digest, model_digest(graph), "points file")
+                return self.options.points
             names = [label(n) for n in graph.nodes]
             for glob in self.options.exclude:
                 if not fnmatch.filter(names, glob):
@@ -322,7 +235,7 @@ class Compilation:
         """Choose every scale."""
         self.data_source = statistics.source
         if statistics.synthetic:
-            self.journal.warn(SYNTHETIC)
+            self.journal.warn(WARNING)
         update = self.options.progress.update
         with self.journal.stage("decide"):
             return decide(graph, points, statistics, self.recipe, progress=update)
@@ -340,7 +253,7 @@ class Compilation:
             plan = self.decide(graph, points, statistics)
         else:
             if plan.synthetic:
-                self.journal.warn(SYNTHETIC)
+                self.journal.warn(WARNING)
             if data is not None:
                 self._hold_out(graph, data)
         covered = coverage(graph, plan)
@@ -361,7 +274,7 @@ class Compilation:
     def _dataset(self, graph: Graph, data: Data | None) -> Dataset:
         specs = input_specs(graph)
         if data is None:
-            self.journal.warn(SYNTHETIC)
+            self.journal.warn(WARNING)
             return synthetic(specs, seed=self.options.seed)
         return open_data(data, specs, images=self.options.images)
 
@@ -435,7 +348,7 @@ class Compilation:
             passes=rewrites,
             plan_digest=plan.digest(),
             versions={
-                "qcompiler": qcompiler.__version__,
+                "qcompiler": __version__,
                 "onnx": onnx.__version__,
                 "onnxruntime": ort.version().split()[1],
                 "numpy": np.__version__,

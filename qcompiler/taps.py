@@ -57,8 +57,8 @@ class Tap:
         maximum: Output with the maximum.
         minimum: Output with the minimum; empty where zero bounds it.
         total: Output with the sum or mean, which is NaN if any value is.
-        channels: Which part of the maxima and means of all feature maps is this tensor's; None if it has an
-            output of its own.
+        channels: Which part of the maxima and means of all feature maps is this tensor's; None if
+            it has outputs of its own.
     """
 
     sample: str
@@ -91,7 +91,6 @@ class Tap:
         if np.isnan(self._part(outputs[self.total])).any():
             high = np.nan
         return Seen((low, high), (found[:samples] if found.ndim > 1 else found).reshape(-1))
-
 
     def _part(self, joined: Array) -> Array:
         return joined if self.channels is None else joined[:, self.channels]

@@ -239,3 +239,17 @@ def check_onnx(graph: Graph) -> str:
 def first_node(proto: NodeProto) -> str:
     """How a message calls a proto node."""
     return proto.name or f"node_of_{proto.output[0]}"
+
+
+def require_valid(graph: Graph, phase: str) -> None:
+    """Demand of a graph that was valid before a phase that it is after it.
+
+    Raises:
+        VerifyError: The checker or strict shape inference refuses it.
+    """
+    message = check_onnx(graph)
+    if message:
+        raise VerifyError(
+            f"after {phase} onnx's checker refuses the graph: {message}",
+            hint="this is a bug of qcompiler; please report it with the model",
+        )

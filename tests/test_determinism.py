@@ -16,7 +16,8 @@ from qcompiler.calibrate import Statistics
 from qcompiler.driver import Options
 from qcompiler.emit import emit
 from qcompiler.errors import InputError
-from qcompiler.plan import QuantPlan
+from qcompiler.plan import Points, QuantPlan
+from qcompiler.prepare import prepare
 from tests.compiled import compiled, model_bytes
 
 MODELS = Path(build.HERE)
@@ -34,23 +35,43 @@ def _images(count: int) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("name", build.names())
 def test_every_product_leads_to_the_same_bytes(name: str, tmp_path: Path) -> None:
-    """Prepared graph, statistics and plan, each written and read back."""
+    """Prepared graph, points, statistics and plan, each written and read back."""
     result = compiled(name)
     source = build.load(name)
-    prepared, _ = driver.prepare(source, targets.find("tensorrt"))
+    prepared, _ = prepare(source, targets.find("tensorrt"))
     emit(prepared, tmp_path / "prepared.onnx")
     products.save(result.plan, tmp_path / "plan.json")
     plan = products.read(tmp_path / "plan.json", QuantPlan)
     assert result.statistics is not None
     result.statistics.save(tmp_path / "stats.npz")
     statistics = Statistics.read(tmp_path / "stats.npz")
+    products.save(result.points, tmp_path / "points.json")
+    points = products.read(tmp_path / "points.json", Points)
     resumed = [
+        driver.compile(source, options=Options(points=points)),
+        driver.compile(source, options=Options(points=points, statistics=statistics)),
         driver.compile(source, options=Options(statistics=statistics)),
         driver.compile(source, options=Options(plan=plan)),
         driver.compile(tmp_path / "prepared.onnx"),
         driver.compile(tmp_path / "prepared.onnx", options=Options(plan=plan)),
     ]
     assert {model_bytes(r) for r in resumed} == {model_bytes(result)}
+
+
+def test_points_of_another_model_are_refused() -> None:
+    points = compiled("residual").points
+    with pytest.raises(InputError, match="points file belongs to another model"):
+        driver.compile(build.load("mlp"), options=Options(points=points))
+
+
+def test_what_is_already_decided_cannot_be_excluded() -> None:
+    result = compiled("mlp")
+    for options in (
+        Options(points=result.points, exclude=["*"]),
+        Options(plan=result.plan, exclude=["*"]),
+    ):
+        with pytest.raises(InputError, match="exclude has no effect"):
+            driver.compile(build.load("mlp"), options=options)
 
 
 def test_statistics_of_another_model_are_refused() -> None:

@@ -18,7 +18,8 @@ from qcompiler import driver
 from qcompiler.backends import onnxruntime
 from qcompiler.calibrate import collect
 from qcompiler.compare import compare
-from qcompiler.driver import SYNTHETIC, Options, Result
+from qcompiler.data.synthetic import WARNING
+from qcompiler.driver import Options, Result
 from qcompiler.errors import BackendError, InputError, UnsupportedError, UsageError
 from qcompiler.evaluate import open_evaluation
 from qcompiler.progress import Silent
@@ -135,9 +136,9 @@ def _warned(result: Result, recorded: Recorded) -> tuple[bool, bool, bool, bool]
     """Whether the warning stands in the report, the progress, the model; and the flag."""
     metadata = {p.key: p.value for p in result.model().metadata_props}
     return (
-        SYNTHETIC in result.report.warnings,
-        SYNTHETIC in recorded.warnings,
-        metadata.get("qcompiler.warning") == SYNTHETIC,
+        WARNING in result.report.warnings,
+        WARNING in recorded.warnings,
+        metadata.get("qcompiler.warning") == WARNING,
         result.report.synthetic,
     )
 

@@ -12,10 +12,12 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from models import build
-from qcompiler import driver, targets
 from qcompiler import plan as products
+from qcompiler import targets
+from qcompiler.apply import apply
 from qcompiler.errors import InputError
 from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, Storage
+from qcompiler.prepare import prepare
 from tests.compiled import compiled
 
 STORAGE = Storage("int8", None)
@@ -26,8 +28,8 @@ DECISION = Decision(
 
 def applied(plan: QuantPlan, name: str = "residual") -> ModelProto:
     """What a plan makes of a model."""
-    graph, _ = driver.prepare(build.load(name), targets.find(plan.target))
-    driver.apply(graph, plan)
+    graph, _ = prepare(build.load(name), targets.find(plan.target))
+    apply(graph, plan)
     return graph.proto()
 
 
@@ -142,9 +144,9 @@ def test_the_same_plan_gives_the_same_bytes_and_those_of_the_compilation() -> No
 
 
 def test_a_plan_for_another_model_is_refused() -> None:
-    graph, _ = driver.prepare(build.load("mlp"), targets.find("tensorrt"))
+    graph, _ = prepare(build.load("mlp"), targets.find("tensorrt"))
     with pytest.raises(InputError, match="the plan belongs to another model"):
-        driver.apply(graph, compiled().plan)
+        apply(graph, compiled().plan)
 
 
 def test_a_plan_for_other_weights_is_refused() -> None:
@@ -154,9 +156,9 @@ def test_a_plan_for_other_weights_is_refused() -> None:
     proto.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(values, proto.graph.initializer[0].name)
     )
-    graph, _ = driver.prepare(proto, targets.find("tensorrt"))
+    graph, _ = prepare(proto, targets.find("tensorrt"))
     with pytest.raises(InputError, match="the plan belongs to another model"):
-        driver.apply(graph, compiled().plan)
+        apply(graph, compiled().plan)
 
 
 def test_an_edited_activation_scale_changes_that_constant_only() -> None:
@@ -194,9 +196,9 @@ def test_a_plan_whose_nodes_are_all_skipped_changes_nothing_but_metadata() -> No
     plan = compiled().plan
     slots = [s.node for d in (*plan.activations, *plan.weights) for s in d.slots]
     edited = msgspec.structs.replace(plan, skipped=dict.fromkeys(slots, "by hand"))
-    graph, _ = driver.prepare(build.load("residual"), targets.find("tensorrt"))
+    graph, _ = prepare(build.load("residual"), targets.find("tensorrt"))
     before = graph.proto()
-    driver.apply(graph, edited)
+    apply(graph, edited)
     after = graph.proto()
     assert after.graph == before.graph
 

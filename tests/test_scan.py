@@ -6,10 +6,11 @@ import pytest
 from onnx import ModelProto
 
 from models import build
-from qcompiler import driver, ops, targets
+from qcompiler import ops, targets
 from qcompiler.graph import label
 from qcompiler.load import load
 from qcompiler.plan import Slot
+from qcompiler.prepare import prepare
 from qcompiler.recipe import Recipe, Rule
 from qcompiler.scan import model_digest, scan
 from tests.hand_made import INT8, by_tensor, model, nodes, normal, scanned, table
@@ -32,7 +33,7 @@ def test_d01_both_operands_of_a_linear_operator() -> None:
 def test_d01_both_operands_or_neither_and_every_linear_node_has_its_answer(
     name: str, target: str
 ) -> None:
-    prepared, _ = driver.prepare(build.load(name), targets.find(target))
+    prepared, _ = prepare(build.load(name), targets.find(target))
     points = scan(prepared, INT8, targets.find(target))
     quantized = nodes(points.weights, "weight")
     assert nodes(points.activations, "activation") == quantized

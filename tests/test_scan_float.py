@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from models import build
-from qcompiler import driver, targets
+from qcompiler import targets
 from qcompiler.load import load
+from qcompiler.prepare import prepare
 from qcompiler.scan import scan
 from tests.hand_made import INT8, model, normal, scanned
 
@@ -254,7 +255,7 @@ def test_a_weight_that_is_an_output_of_the_graph_stays_float() -> None:
 
 
 def test_a_model_that_is_quantized_already_is_left_alone() -> None:
-    prepared, _ = driver.prepare(build.load("int8_already"), targets.find("tensorrt"))
+    prepared, _ = prepare(build.load("int8_already"), targets.find("tensorrt"))
     points = scan(prepared, INT8, targets.find("tensorrt"))
     assert (points.activations, points.weights) == ((), ())
     assert set(points.skipped) == {"/conv1/Conv", "/conv2/Conv"}

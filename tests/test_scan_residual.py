@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from models import build
-from qcompiler import driver, targets
+from qcompiler import targets
 from qcompiler.plan import Slot
+from qcompiler.prepare import prepare
 from qcompiler.scan import scan
 from tests.hand_made import INT8, f32, graph, nodes, scanned, table
 
@@ -80,7 +81,7 @@ def test_e05_of_two_equal_branches_the_first_is_the_skip() -> None:
 
 @pytest.mark.parametrize("name", ["residual", "resnet20", "depthwise", "concat_add"])
 def test_e06_never_both_operands_of_an_add(name: str) -> None:
-    prepared, _ = driver.prepare(build.load(name), targets.find("tensorrt"))
+    prepared, _ = prepare(build.load(name), targets.find("tensorrt"))
     points = scan(prepared, INT8, targets.find("tensorrt"))
     joins = [s.node for p in points.activations for s in p.slots if s.role == "skip"]
     assert len(joins) == len(set(joins))

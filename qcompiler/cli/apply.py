@@ -25,15 +25,18 @@ def apply(
     """
     from rich.console import Console
 
-    from qcompiler import driver, targets
     from qcompiler import plan as products
+    from qcompiler import targets
+    from qcompiler.apply import apply as carry_out
+    from qcompiler.data.synthetic import WARNING
     from qcompiler.emit import emit
+    from qcompiler.prepare import prepare
 
     decided = products.read(plan, products.QuantPlan)
     output = output or model.with_name(f"{model.stem}.{decided.recipe}.onnx")
     o.refuse_existing([output], overwrite=overwrite, sources=[model, plan])
-    graph, _ = driver.prepare(model, targets.find(decided.target))
-    driver.apply(graph, decided)
+    graph, _ = prepare(model, targets.find(decided.target))
+    carry_out(graph, decided)
     files = emit(graph, output)
     console = Console(highlight=False, soft_wrap=True)
     console.print(
@@ -41,5 +44,5 @@ def apply(
         f"{len(decided.skipped)} left in float"
     )
     if decided.synthetic:
-        console.print(f"[bold yellow]warning[/]: {driver.SYNTHETIC}")
+        console.print(f"[bold yellow]warning[/]: {WARNING}")
     return 0

@@ -35,6 +35,9 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             help="Folder for the products: prepared.onnx, points.json, stats.npz, plan.json."
         ),
     ] = None,
+    points: Annotated[
+        Path | None, Parameter(help="Take these points (points.json), do not scan.")
+    ] = None,
     stats: Annotated[
         Path | None, Parameter(help="Take these statistics, do not calibrate.")
     ] = None,
@@ -65,7 +68,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
 
     output = output or model.with_name(f"{model.stem}.{Path(recipe).stem}.onnx")
     files = [output, *([report] if report else [])]
-    sources = [model, *(p for p in (stats, plan) if p)]
+    sources = [model, *(p for p in (points, stats, plan) if p)]
     o.refuse_existing(files, overwrite=overwrite, sources=sources)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             images=o.images(mean, std, layout),
             custom_ops=custom_ops,
             seed=seed,
+            points=products.read(points, products.Points) if points else None,
             statistics=Statistics.read(stats) if stats else None,
             plan=products.read(plan, products.QuantPlan) if plan else None,
             progress=display(quiet=format == "json"),

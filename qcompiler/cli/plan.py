@@ -21,6 +21,9 @@ def plan(
     /,
     *,
     data: o.Data = None,
+    points: Annotated[
+        Path | None, Parameter(help="Take these points (points.json), do not scan.")
+    ] = None,
     stats: Annotated[Path | None, Parameter(help="Statistics written by `calibrate`.")] = None,
     output: o.Output = None,
     recipe: o.RecipeName = "int8",
@@ -29,6 +32,9 @@ def plan(
     overwrite: o.Overwrite = False,
     format: o.Format = "text",  # noqa: A002
     seed: o.Seed = 0,
+    mean: o.Mean = (0.0,),
+    std: o.Std = (1.0,),
+    layout: o.Layout = "nchw",
     custom_ops: o.CustomOps = (),
 ) -> int:
     """Decide every scale and show the decisions, tensor by tensor, with reasons.
@@ -43,7 +49,7 @@ def plan(
     from qcompiler.driver import Compilation, Options
 
     if output is not None:
-        sources = [model, *([stats] if stats else [])]
+        sources = [model, *(p for p in (points, stats) if p)]
         o.refuse_existing([output], overwrite=overwrite, sources=sources)
     work = Compilation(
         model,
@@ -51,15 +57,17 @@ def plan(
         target,
         Options(
             exclude=exclude,
+            images=o.images(mean, std, layout),
             custom_ops=custom_ops,
             seed=seed,
+            points=products.read(points, products.Points) if points else None,
             statistics=Statistics.read(stats) if stats else None,
             progress=display(quiet=format == "json"),
         ),
     )
     graph = work.prepare()
-    points = work.scan(graph)
-    decided = work.decide(graph, points, work.calibrate(graph, points, data))
+    proposed = work.scan(graph)
+    decided = work.decide(graph, proposed, work.calibrate(graph, proposed, data))
     if output is not None:
         products.save(decided, output)
     if format == "json":

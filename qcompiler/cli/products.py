@@ -28,8 +28,8 @@ def write_products(result: Result, folder: Path, model: Path, target: str) -> li
     """
     from qcompiler import plan as products
     from qcompiler import targets
-    from qcompiler.driver import prepare
     from qcompiler.emit import emit
+    from qcompiler.prepare import prepare
 
     prepared, points, plan, stats = product_paths(folder)
     graph, _ = prepare(model, targets.find(target))

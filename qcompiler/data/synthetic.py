@@ -13,6 +13,10 @@ from qcompiler.data.spec import Array, Axis, Feeds, InputSpec, Role, list_inputs
 from qcompiler.data.steps import empty_note
 from qcompiler.errors import InputError
 
+WARNING = (
+    "calibrated on synthetic data: the ranges come from random numbers and say NOTHING about "
+    "accuracy; pass real samples with --data"
+)
 UNKNOWN_ROWS = 64
 """Bound of token ids if the embedding is unknown: character models have 65 rows and more."""
 LENGTH = 16

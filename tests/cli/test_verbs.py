@@ -15,7 +15,7 @@ from qcompiler import formats, targets
 from qcompiler import plan as products
 from qcompiler import recipe as recipes
 from qcompiler.calibrate import Statistics
-from qcompiler.driver import SYNTHETIC
+from qcompiler.data.synthetic import WARNING
 from qcompiler.numerics.ranges import METHODS
 from qcompiler.pipeline import find_pass, pass_names
 from qcompiler.plan import Points, QuantPlan
@@ -50,10 +50,10 @@ def test_compile_writes_beside_the_model_and_prints_half_a_page(
 
 def test_the_synthetic_warning_comes_first_and_last(run: Run, mlp: Path) -> None:
     ran = run(mlp)
-    assert f"warning: {SYNTHETIC}" in ran.err
-    assert SYNTHETIC in ran.out.splitlines()[-1] or SYNTHETIC in ran.out.splitlines()[-2]
+    assert f"warning: {WARNING}" in ran.err
+    assert WARNING in ran.out.splitlines()[-1] or WARNING in ran.out.splitlines()[-2]
     written = onnx.load(mlp.with_name("mlp.int8.onnx"))
-    assert {p.key: p.value for p in written.metadata_props}["qcompiler.warning"] == SYNTHETIC
+    assert {p.key: p.value for p in written.metadata_props}["qcompiler.warning"] == WARNING
 
 
 def test_real_data_bring_no_warning(run: Run, mlp: Path) -> None:
@@ -69,8 +69,8 @@ def test_json_is_one_document_and_alone_on_standard_output(run: Run, mlp: Path) 
     document = ran.document()
     assert json.loads(report.read_text()) == document
     assert document["synthetic"] is True
-    assert SYNTHETIC in document["warnings"]
-    assert f"warning: {SYNTHETIC}" in ran.err
+    assert WARNING in document["warnings"]
+    assert f"warning: {WARNING}" in ran.err
     assert document["output"] == str(mlp.with_name("mlp.int8.onnx"))
     assert document["bytes_after"] == mlp.with_name("mlp.int8.onnx").stat().st_size
     found = msgspec.json.decode(ran.out, type=Report)
@@ -177,7 +177,7 @@ def test_an_edited_plan_is_what_apply_does(run: Run, mlp: Path) -> None:
     plan.write_text(json.dumps(document))
     ran = run("apply", mlp, "--plan", plan, "-o", out)
     assert "2 linear nodes quantized, 1 left in float" in ran.out
-    assert f"warning: {SYNTHETIC}" in ran.out
+    assert f"warning: {WARNING}" in ran.out
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
     assert float(constants["x_scale"]) == 0.25
     assert constants["fc2.weight"].dtype == np.float32

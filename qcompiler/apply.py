@@ -1,0 +1,36 @@
+"""A plan -> the quantized graph: the apply passes, and what the model says about itself."""
+
+from __future__ import annotations
+
+from qcompiler import __version__
+from qcompiler import plan as products
+from qcompiler.data.synthetic import WARNING
+from qcompiler.graph import Graph
+from qcompiler.passes.insert_qdq import InsertQdq
+from qcompiler.passes.quantize_weights import QuantizeWeights
+from qcompiler.pipeline import Pipeline, Step
+from qcompiler.plan import QuantPlan
+from qcompiler.scan import model_digest
+from qcompiler.verify import check_onnx, check_qdq, require_valid
+
+
+def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
+    """Carry out a plan on the prepared graph it was made for, in place; then check the result.
+
+    Raises:
+        InputError: The plan belongs to another model or was edited into nonsense.
+        VerifyError: The result breaks an invariant.
+    """
+    products.require_digest(plan.model_digest, model_digest(graph), "plan")
+    valid = check_onnx(graph) == ""
+    steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
+    check_qdq(graph)
+    if valid:
+        require_valid(graph, "apply")
+    graph.set_metadata("qcompiler.version", __version__)
+    graph.set_metadata("qcompiler.target", plan.target)
+    graph.set_metadata("qcompiler.recipe", plan.recipe)
+    graph.set_metadata("qcompiler.plan_digest", plan.digest())
+    if plan.synthetic:
+        graph.set_metadata("qcompiler.warning", WARNING)
+    return steps
