@@ -16,8 +16,8 @@ from qcompiler.cli import VERBS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _NUMBER = re.compile(r"\d+\.\d+")
-# Other sums of FP32 products, on another CPU, may turn two of the 1,000 images over.
-_TOP1_TOLERANCE = 0.005  # five images: another CPU may sum in another order
+# Other sums of FP32 products, on another CPU, may turn five of the 1,000 images over.
+_TOP1_TOLERANCE = 0.005
 
 
 def _blocks(language: str) -> list[str]:

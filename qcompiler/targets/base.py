@@ -71,6 +71,9 @@ class Target:
             ``none``.
         least_reduction: K under which a matrix product is left in float.
         least_outputs: N under which a matrix product is left in float.
+        grouped_kernel: Side of the kernel under which a grouped convolution is left in float.
+        grouped_channels: A grouped convolution is left in float unless its output channels are a
+            multiple of this.
         capabilities: The rows.
     """
 
@@ -82,6 +85,8 @@ class Target:
     residual: str
     least_reduction: int
     least_outputs: int
+    grouped_kernel: int
+    grouped_channels: int
     capabilities: tuple[Capability, ...]
 
     def allows(self, layer: Layer) -> Verdict:
@@ -105,4 +110,11 @@ class Target:
                     f"K={layer.inputs}, N={layer.outputs}: under "
                     f"{self.least_reduction} INT8 does not pay [rule D16]"
                 )
+        if layer.kind in ("grouped", "depthwise") and (
+            min(layer.kernel) < self.grouped_kernel or layer.outputs % self.grouped_channels
+        ):
+            return (
+                f"a {layer.kind} convolution with kernel {list(layer.kernel)} and {layer.outputs} "
+                "output channels may have no INT8 kernel [rules D12, D13]"
+            )
         return ""

@@ -19,6 +19,8 @@ TARGET = Target(
     residual="skip",
     least_reduction=16,
     least_outputs=16,
+    grouped_kernel=1,
+    grouped_channels=1,
     capabilities=(
         Capability("Conv", "dense", True, "axis", "QLinearConv", _DOC),
         Capability("Conv", "grouped", True, "axis", "QLinearConv", _DOC),

@@ -20,10 +20,12 @@ TARGET = Target(
     residual="skip",
     least_reduction=16,
     least_outputs=16,
+    grouped_kernel=3,
+    grouped_channels=8,
     capabilities=(
-        Capability("Conv", "dense", True, "axis", "INT8 kernel", "rules D01, D06, D12"),
-        Capability("Conv", "grouped", True, "axis", "INT8 kernel", "rule D12"),
-        Capability("Conv", "depthwise", True, "axis", "INT8 kernel", "rule D13"),
+        Capability("Conv", "dense", True, "axis", "INT8 kernel", "rules D01, D06"),
+        Capability("Conv", "grouped", True, "axis", "INT8 kernel", "rules D06, D12"),
+        Capability("Conv", "depthwise", True, "axis", "INT8 kernel", "rules D06, D13"),
         Capability(
             "ConvTranspose", "dense", True, "tensor",
             "per-channel scales are fragile, per-tensor ones are not", "rule D07",

@@ -21,6 +21,8 @@ TARGET = Target(
     residual="skip",
     least_reduction=16,
     least_outputs=16,
+    grouped_kernel=1,
+    grouped_channels=1,
     capabilities=(
         Capability("Conv", "dense", True, "tensor", "per-channel scales write FP32", _BUILD),
         Capability(

@@ -14,7 +14,7 @@ KINDS = [
     *((op, kind) for op in ("Conv", "ConvTranspose") for kind in ("dense", "grouped", "depthwise")),
     *((op, kind) for op in ("Gemm", "MatMul") for kind in ("dense", "merged")),
 ]
-EMPTY = Target("bare", "int8", True, 21, 24, "skip", 16, 16, ())
+EMPTY = Target("bare", "int8", True, 21, 24, "skip", 16, 16, 3, 8, ())
 
 
 def test_targets_are_found_by_file() -> None:
@@ -55,7 +55,7 @@ def test_a_layer_without_a_row_is_unknown_not_allowed() -> None:
 
 def test_a_row_that_forbids_gives_its_note_and_source() -> None:
     row = Capability("Conv", "dense", False, "axis", "too slow", "rule X1")
-    target = Target("slow", "int8", True, 21, 24, "skip", 16, 16, (row,))
+    target = Target("slow", "int8", True, 21, 24, "skip", 16, 16, 3, 8, (row,))
     assert target.allows(Layer("Conv", "dense", 16, 16)).why == "too slow [rule X1]"
 
 
@@ -76,3 +76,19 @@ def test_d16_products_that_do_not_pay(name: str, layer: Layer, ok: bool) -> None
     verdict = targets.find(name).allows(layer)
     assert verdict.ok is ok
     assert bool(verdict.why) is not ok
+
+
+@pytest.mark.parametrize(
+    ("layer", "ok"),
+    [
+        (Layer("Conv", "depthwise", 1, 32, (3, 3)), True),
+        (Layer("Conv", "depthwise", 1, 32, (5,)), True),
+        (Layer("Conv", "depthwise", 1, 32, (1, 3)), False),
+        (Layer("Conv", "depthwise", 1, 30, (3, 3)), False),
+        (Layer("Conv", "grouped", 4, 32, (1, 1)), False),
+    ],
+)
+def test_d13_grouped_convolutions_that_may_have_no_kernel(layer: Layer, ok: bool) -> None:
+    verdict = targets.find("tensorrt").allows(layer)
+    assert verdict.ok is ok
+    assert ok or "[rules D12, D13]" in verdict.why
