@@ -38,7 +38,8 @@ Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 VERSION = 1
 
-# At most this many elements of one tensor of one sample are binned; extremes are always exact.
+# About so many elements of a feature map of one sample are binned, eight times as many of other
+# tensors; extremes are always exact.
 SAMPLE = 1024
 # Held-out samples: one in eight, at least one if there are two, at most this many.
 HELD_OUT = 16
@@ -320,7 +321,8 @@ class _Probe:
             feeds = {k: np.concatenate([f[k] for f in padded]) for k in feeds}
         fetch = {o for tap in self._taps.values() for o in tap.outputs(binned=group.binned)}
         out = self._session.run(feeds, sorted(fetch), only_fetched=True)
-        return {name: tap.read(out, count) for name, tap in self._taps.items()}
+        real = count if self._batch > 1 else None
+        return {name: tap.read(out, real) for name, tap in self._taps.items()}
 
     def _open(self, shapes: dict[str, tuple[int, ...]] | None) -> None:
         proto = ModelProto()

@@ -2,21 +2,24 @@
 
 A tap adds a few small nodes beside a tensor and fetches only what they give:
 
-* of any tensor ``ReduceMin``, ``ReduceMax`` and a strided ``Slice`` of the flattened values, whose
-  prime stride does not fall into step with channels;
-* of a feature map ``[N, C, H, W]`` a ``GlobalMaxPool`` for the maximum and a ``MaxPool`` with a
-  1x1 window and a stride for the sample.  They read the blocked layout in which ONNX Runtime keeps
-  feature maps, where any other reader makes it convert the whole tensor first;
-* of a batch, so many elements of each sample, at the places where a sample alone would be read:
-  what is seen of one does not depend on those it ran with;
+* of a feature map ``[N, C, ...]``, which is what a convolution reads, a ``GlobalMaxPool`` for the
+  maximum and a ``MaxPool`` with a window of 1 and a stride for the sample: all channels, some
+  places. They read the blocked layout in which ONNX Runtime keeps feature maps, where any other
+  reader makes it convert the whole tensor first;
+* of any other tensor ``[..., C]`` ``ReduceMax`` and every k-th row: some tokens, all channels.
+  Transformers keep their outliers in a few channels of a few tokens, so more values are taken;
+* ``ReduceMin``, but not after an operator that gives nothing below zero (ReLU, Clip from 0,
+  Sigmoid): zero is the lower end of its range whatever was seen;
 * a sum or a mean beside each sample: ONNX Runtime's maxima and minima pass over most NaN, sums do
-  not;
-* no minimum after an operator that gives none below zero (ReLU, Clip from 0, Sigmoid): zero is the
-  lower end of its range whatever was seen.
+  not.
+
+Of a batch, each sample is read at the places where it would be read alone: what is seen of one does
+not depend on those it ran with.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,14 +34,19 @@ from qcompiler import protos
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 _PREFIX = "qcompiler."
+# Strides over a flat tensor of unknown shape: primes that no usual number of channels contains.
 _PRIMES = np.array(
-    [1, 2, 3, 5, 7, 11, 17, 29, 47, 79, 127, 211, 347, 577, 967, 1601, 2677, 4463, 7433, 12377,
-     20627, 34403, 57329, 95549, 159233, 265387, 442307, 737179],
+    [1, 17, 29, 47, 79, 127, 211, 347, 577, 967, 1601, 2677, 4463, 7433, 12377, 20627, 34403, 57329,
+     95549, 159233, 265387, 442307, 737179],
     np.int64,
 )  # fmt: skip
 # Fewer places than this along a side of a feature map would be its border mostly.
 _LEAST_PLACES = 2
 _SMALL = 4096
+_END = int(np.iinfo(np.int64).max)
+# Of a tensor that is no feature map so many times more values are taken.
+_ROWS = 8
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 class Seen(NamedTuple):
@@ -72,12 +80,12 @@ class Tap:
         extra = (self.sample, self.total) if binned else ()
         return tuple(filter(None, (*extra, self.maximum, self.minimum)))
 
-    def read(self, outputs: Mapping[str, Array], samples: int) -> Seen:
+    def read(self, outputs: Mapping[str, Array], samples: int | None = None) -> Seen:
         """Pick this tensor's values from the outputs of a run.
 
         Args:
             outputs: Of the run.
-            samples: How many entries of the batch are real; the rest repeats one of them.
+            samples: How many entries of a padded batch are real; all without it.
 
         Returns:
             Extremes and values; an empty tensor has the neutral extremes, a tensor that zero bounds
@@ -90,7 +98,7 @@ class Tap:
             return Seen((low, high), None)
         if np.isnan(self._part(outputs[self.total])).any():
             high = np.nan
-        return Seen((low, high), (found[:samples] if found.ndim > 1 else found).reshape(-1))
+        return Seen((low, high), found[:samples].reshape(-1))
 
     def _part(self, joined: Array) -> Array:
         return joined if self.channels is None else joined[:, self.channels]
@@ -109,7 +117,7 @@ def instrument(
         proto: The model.
         tensors: Tensor -> dtype; float16 is widened.
         shapes: Tensor -> shape, where it is known.
-        size: Elements wanted of each sample.
+        size: Elements wanted of each sample of a feature map; eight times as many of others.
         batch: Samples in a run; more than one needs every shape, with the batch first.
 
     Returns:
@@ -118,12 +126,14 @@ def instrument(
     graph = proto.graph
     del graph.output[:]
     producers = {o: n for n in graph.node for o in n.output}
+    maps = {i for n in graph.node if n.op_type in _CONVOLUTIONS for i in n.input[:1]}
     constants = {t.name: t for t in graph.initializer}
     build = _Builder(graph, size, batch)
     taps: dict[str, Tap] = {}
     for number, (name, dtype) in enumerate(tensors.items()):
         bounded = _never_negative(producers.get(name), constants)
-        taps[name] = build.tap(number, name, np.dtype(dtype), shapes.get(name), bounded=bounded)
+        tensor = Tapped(name, np.dtype(dtype), shapes.get(name), name in maps, bounded)
+        taps[name] = build.tap(number, tensor)
     build.finish()
     return taps
 
@@ -136,6 +146,16 @@ def _never_negative(node: NodeProto | None, constants: Mapping[str, TensorProto]
     return node.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 
 
+class Tapped(NamedTuple):
+    """What is known of a tensor to tap: ``shape`` None if unknown, ``bounded`` by zero below."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: Shape | None
+    is_map: bool
+    bounded: bool
+
+
 class _Builder:
     """Adds nodes and outputs to a graph."""
 
@@ -143,77 +163,99 @@ class _Builder:
         self._graph = graph
         self._size = size
         self._batch = batch
-        self._shared = False
-        self._pooled: dict[str, list[str]] = {"maxima": [], "means": []}
-        self._channels = 0
+        self._pooled: dict[str, list[str]] = {}
+        self._channels: dict[int, int] = {}
 
-    def tap(
-        self, number: int, name: str, dtype: np.dtype[Any], shape: Shape | None, *, bounded: bool
-    ) -> Tap:
-        base, source = f"{_PREFIX}{number}", name
-        if dtype != np.float32:
+    def tap(self, number: int, tensor: Tapped) -> Tap:
+        """Add the nodes and outputs of one tap."""
+        base, source, shape = f"{_PREFIX}{number}", tensor.name, tensor.shape
+        if tensor.dtype != np.float32:
             source = f"{base}.wide"
-            self._node("Cast", [name], source, {"to": TensorProto.FLOAT})
-        minimum = "" if bounded else f"{base}.min"
-        if not bounded:
+            self._node("Cast", [tensor.name], source, {"to": TensorProto.FLOAT})
+        minimum = "" if tensor.bounded else f"{base}.min"
+        if not tensor.bounded:
             self._node("ReduceMin", [source], minimum, {"keepdims": 0})
             self._output(minimum)
         self._output(base)
-        if shape is not None and len(shape) == 4 and 0 not in shape:
+        if tensor.is_map and shape is not None and len(shape) >= 3 and 0 not in shape:
             channels = self._pools(base, source, shape)
-            return Tap(base, f"{_PREFIX}maxima", minimum, f"{_PREFIX}means", channels)
+            return Tap(
+                base,
+                f"{_PREFIX}maxima{len(shape)}",
+                minimum,
+                f"{_PREFIX}means{len(shape)}",
+                channels,
+            )
         for op, output in (("ReduceMax", f"{base}.max"), ("ReduceSum", f"{base}.sum")):
             self._node(op, [source], output, {"keepdims": 0})
             self._output(output)
-        self._slice(base, source, shape)
+        if shape and 0 not in shape:
+            self._rows(base, source, shape)
+        else:
+            self._flat(base, source)
         return Tap(base, f"{base}.max", minimum, f"{base}.sum")
 
     def finish(self) -> None:
         """Join what is known of all feature maps: one conversion of the layout instead of many."""
         for kind, parts in self._pooled.items():
-            if parts:
-                self._node("Concat", parts, f"{_PREFIX}{kind}", {"axis": 1})
-                self._output(f"{_PREFIX}{kind}")
+            self._node("Concat", parts, f"{_PREFIX}{kind}", {"axis": 1})
+            self._output(f"{_PREFIX}{kind}")
 
     def _output(self, name: str) -> None:
         self._graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
     def _pools(self, base: str, source: str, shape: Shape) -> slice:
+        rank = len(shape)
         for kind, op in (("maxima", "GlobalMaxPool"), ("means", "GlobalAveragePool")):
             self._node(op, [source], f"{base}.{kind}")
-            self._pooled[kind].append(f"{base}.{kind}")
+            self._pooled.setdefault(f"{kind}{rank}", []).append(f"{base}.{kind}")
         stride = pool_stride(shape[1:], self._size)
-        self._node("MaxPool", [source], base, {"kernel_shape": [1, 1], "strides": [stride, stride]})
-        first = self._channels
-        self._channels += shape[1]
-        return slice(first, self._channels)
+        window = {"kernel_shape": [1] * (rank - 2), "strides": [stride] * (rank - 2)}
+        self._node("MaxPool", [source], base, window)
+        first = self._channels.get(rank, 0)
+        self._channels[rank] = first + shape[1]
+        return slice(first, first + shape[1])
 
-    def _slice(self, base: str, source: str, shape: Shape | None) -> None:
-        flat, zero, end, axis, primes = (
-            f"{_PREFIX}{n}" for n in ("flat", "zero", "end", "axis", "primes")
-        )
-        if not self._shared:
-            self._shared = True
-            whole = [self._batch, -1] if self._batch > 1 else [-1]
-            last = len(whole) - 1
-            limits = {flat: whole, zero: [0], end: [np.iinfo(np.int64).max], axis: [last]}
-            for key, value in limits.items():
-                self._constant(key, value)
-            self._constant(primes, list(_PRIMES))
-            self._constant(f"{_PREFIX}reach", list(_PRIMES * self._size))
-        self._node("Reshape", [source, flat], f"{base}.flat")
-        step = f"{base}.step"
-        if shape is not None:
-            count = int(np.prod(shape, dtype=np.int64)) // self._batch
-            place = min(int(np.searchsorted(_PRIMES * self._size, count)), len(_PRIMES) - 1)
-            self._constant(step, [int(_PRIMES[place])])
-        else:
-            self._node("Size", [source], f"{base}.size")
-            self._node("Less", [f"{_PREFIX}reach", f"{base}.size"], f"{base}.less")
-            self._node("Cast", [f"{base}.less"], f"{base}.ones", {"to": TensorProto.INT64})
-            self._node("ReduceSum", [f"{base}.ones"], f"{base}.place", {"keepdims": 1})
-            self._node("Gather", [primes, f"{base}.place"], step)
-        self._node("Slice", [f"{base}.flat", zero, end, axis, step], base)
+    def _rows(self, base: str, source: str, shape: Shape) -> None:
+        """Every k-th row of ``[batch, rows, C]``; of very long rows every p-th value."""
+        width = shape[-1] if len(shape) > 1 else 1
+        rows = math.prod(shape) // (self._batch * width)
+        wanted = self._size * _ROWS
+        thin = min(int(np.searchsorted(_PRIMES * wanted, width)), len(_PRIMES) - 1)
+        values = {
+            "rows": [self._batch, rows, width],
+            "step": [-(-rows // max(1, wanted // width)), int(_PRIMES[thin])],
+            "zero": [0, 0],
+            "end": [_END, _END],
+            "axis": [1, 2],
+        }
+        for key, value in values.items():
+            self._constant(f"{base}.{key}", value)
+        self._node("Reshape", [source, f"{base}.rows"], f"{base}.view")
+        slots = [f"{base}.{key}" for key in ("view", "zero", "end", "axis", "step")]
+        self._node("Slice", slots, base)
+
+    def _flat(self, base: str, source: str) -> None:
+        """Every p-th value, p a prime that the size of the tensor decides at run time."""
+        reach = _PRIMES * self._size * _ROWS
+        values = {
+            "flat": [-1],
+            "primes": list(_PRIMES),
+            "reach": list(reach),
+            "zero": [0],
+            "end": [_END],
+            "axis": [0],
+        }
+        for key, value in values.items():
+            self._constant(f"{base}.{key}", value)
+        self._node("Reshape", [source, f"{base}.flat"], f"{base}.view")
+        self._node("Size", [source], f"{base}.size")
+        self._node("Less", [f"{base}.reach", f"{base}.size"], f"{base}.less")
+        self._node("Cast", [f"{base}.less"], f"{base}.ones", {"to": TensorProto.INT64})
+        self._node("ReduceSum", [f"{base}.ones"], f"{base}.place", {"keepdims": 1})
+        self._node("Gather", [f"{base}.primes", f"{base}.place"], f"{base}.step")
+        slots = [f"{base}.{key}" for key in ("view", "zero", "end", "axis", "step")]
+        self._node("Slice", slots, base)
 
     def _constant(self, name: str, values: list[int]) -> None:
         self._graph.initializer.append(
@@ -227,12 +269,12 @@ class _Builder:
 
 
 def pool_stride(shape: Shape, size: int) -> int:
-    """The stride that leaves about ``size`` elements of ``[C, H, W]``, but two a side at least."""
-    channels, height, width = shape
+    """The stride that leaves about ``size`` elements of ``[C, ...]``, but two a side at least."""
+    channels, *sides = shape
     stride = 1
     while (
-        channels * -(-height // stride) * -(-width // stride) > size
-        and -(-min(height, width) // (stride + 1)) >= _LEAST_PLACES
+        channels * math.prod(-(-side // stride) for side in sides) > size
+        and -(-min(sides) // (stride + 1)) >= _LEAST_PLACES
     ):
         stride += 1
     return stride

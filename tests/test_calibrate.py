@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qcompiler import calibrate
-from qcompiler.calibrate import HELD_OUT, Split, Statistics, collect
+from qcompiler.calibrate import HELD_OUT, Sample, Split, Statistics, collect
 from qcompiler.errors import InputError
 from qcompiler.observers.histogram import Histogram
 from tests.hand_made import f32, model
@@ -194,3 +194,15 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(calibrate, "VERSION", 2)
     with pytest.raises(InputError, match="statistics of version 1, expected 2"):
         Statistics.read(tmp_path / "a.npz")
+
+
+def test_a_fixed_batch_is_seen_whole() -> None:
+    made = model(
+        "g (float[4,16,2,2] x) => (float[4,16,2,2] y) { y = Conv <kernel_shape=[1,1]> (x, w) }",
+        w=f32(np.eye(16).reshape(16, 16, 1, 1)),
+    )
+    values = f32(np.arange(256).reshape(4, 16, 2, 2))
+    found, count = collect(made, {"x": F32}, [Sample.of({"x": values})])
+    assert count == 1
+    assert found["x"].count == 256
+    assert (found["x"].minimum, found["x"].maximum) == (0, 255)
