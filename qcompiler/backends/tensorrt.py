@@ -1,7 +1,9 @@
-r"""NVIDIA's own ONNX parser and engine builder as a judge of a graph, without a GPU.
+r"""NVIDIA's own ONNX parser and engine builder, driven from one place, without a GPU if it can be.
 
-TensorRT for RTX installs from PyPI (extra ``rtx``), and it parses, validates and compiles a network
-ahead of time for a named compute capability on any CPU. Three answers come from it, in this order:
+Two libraries share one Python interface. **TensorRT for RTX** (module ``tensorrt_rtx``) installs
+from PyPI (extra ``rtx``), and it parses, validates and compiles a network ahead of time for named
+compute capabilities on any CPU. **TensorRT** (module ``tensorrt``, 10.x and 11.x) builds for the
+GPU of the machine it runs on. Three answers come from either, in this order:
 
 1. *parse*: does every node, type, axis and scale pass the importer and the network's validation?
    Most Q/DQ rules (a non-zero INT8 zero point, an INT32 bias behind DequantizeLinear, a scale of
@@ -10,52 +12,104 @@ ahead of time for a named compute capability on any CPU. Three answers come from
    SM89) are decided here;
 3. *listing*: the ``Layers:`` message of the log names each kernel with the types of its operands.
 
-What it cannot answer without a GPU is accuracy and speed.
+What TensorRT for RTX cannot answer without a GPU is accuracy and speed. Its acceptance carries over
+to TensorRT 11.x in the parser and the validation; the choice of kernels may not.
 
-A network with free axes needs an optimization profile. Axes of the same symbol get the same bounds:
-(1, 4, 8) where the symbol is the first axis of an input (a batch), else (1, 64, 128). Where a model
-ties symbols together without saying so, as a decoder with :math:`total = past + seq` does, give
-concrete ``shapes`` of some inputs: they become min, opt and max of these axes, and of the same
-symbols elsewhere.
-
-Acceptance by this library carries over to TensorRT 11.x in the parser and the validation; the
-choice of kernels may not.
+Every build has a child process of its own (:mod:`~qcompiler.backends.tensorrt_process`) and reads
+the model from its file. A network with free axes needs an optimization profile
+(:mod:`~qcompiler.backends.tensorrt_profile`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from qcompiler.backends.tensorrt_process import Ended, Limits, Line, run
+from qcompiler.backends.tensorrt_profile import Input, Profile, complete
 from qcompiler.errors import BackendError, InputError
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
-"""The compute capabilities one can build for."""
+"""The compute capabilities that TensorRT for RTX builds for (its enum ``ComputeCapability``)."""
 
-_CHILD = Path(__file__).with_name("tensorrt_child.py")
-_DISTRIBUTIONS = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx")
-_HINT = "pip install 'onnx-qcompiler[rtx]'"
+Choose = Callable[[tuple[Input, ...]], Profile]
+"""Inputs of the parsed network -> bounds of those with a free axis."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the two libraries.
+
+    Attributes:
+        name: As in a target: ``tensorrt-rtx`` or ``tensorrt``.
+        title: As NVIDIA calls it.
+        module: Python module.
+        distributions: What may have installed it.
+        install: How to install any release of it.
+    """
+
+    name: str
+    title: str
+    module: str
+    distributions: tuple[str, ...]
+    install: str
+
+
+RTX = Library(
+    "tensorrt-rtx",
+    "TensorRT for RTX",
+    "tensorrt_rtx",
+    ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+    "pip install 'onnx-qcompiler[rtx]'",
+)
+FULL = Library(
+    "tensorrt",
+    "TensorRT",
+    "tensorrt",
+    ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11", "tensorrt"),
+    "pip install tensorrt-cu13 --extra-index-url https://pypi.nvidia.com "
+    "(on a Jetson: apt install tensorrt)",
+)
+LIBRARIES = {library.name: library for library in (RTX, FULL)}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One build.
+
+    Attributes:
+        model: An ONNX file; external data is read from its folder.
+        library: Which library.
+        capabilities: Names in :data:`CAPABILITIES`; empty for TensorRT, which asks its GPU.
+        plan: File to write the plan to, None to throw it away.
+        workspace: Bytes a kernel may use as scratch, None for the library's own limit.
+        level: Builder optimization level, 0 to 5, None for the library's own.
+        flags: Members of ``BuilderFlag``.
+        keep_log: Whether to keep the library's messages.
+    """
+
+    model: Path
+    library: Library = RTX
+    capabilities: tuple[str, ...] = ("SM89",)
+    plan: Path | None = None
+    workspace: int | None = None
+    level: int | None = None
+    flags: tuple[str, ...] = ()
+    keep_log: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the parser and the builder made of one model for one compute capability.
+    """What the parser and the builder made of one model.
 
     Attributes:
         accepted: True if the builder returned a plan.
-        stage: Where it ended: ``parse`` or ``build`` (refused there), ``crash``, ``timeout`` or
-            ``built``.
+        stage: Where it ended: ``parse`` or ``build`` (refused there), ``crash``, ``timeout``,
+            ``memory`` or ``built``.
         errors: Messages of the parser, each beginning with the node's operator and name where one
             is to blame, or of the builder; empty if accepted.
         seconds: Wall time of the child process, library start (about 0.2 s) included.
@@ -63,6 +117,7 @@ class Verdict:
         plan_bytes: Size of the plan in bytes; 0 if there is none.
         log: Every message of the library, a line a message, ``[SEVERITY] text``, with the
             ``Layers:`` listing and without the model's path; empty unless asked for.
+        peak_bytes: Most anonymous memory of the child seen; 0 if it could not be seen.
     """
 
     accepted: bool
@@ -72,26 +127,28 @@ class Verdict:
     library: str
     plan_bytes: int
     log: str = ""
+    peak_bytes: int = 0
 
 
-def available() -> bool:
-    """Whether the library of the extra ``rtx`` is installed; does not import it."""
-    return importlib.util.find_spec("tensorrt_rtx") is not None
+def available(library: Library = RTX) -> bool:
+    """Whether the library is installed; does not import it."""
+    found = importlib.util.find_spec(library.module)
+    return found is not None and found.origin is not None  # a mere folder of that name has none
 
 
-def library() -> str:
-    """Name and version of the installed judge.
+def installed(library: Library = RTX) -> str:
+    """Version of the installed library.
 
     Raises:
         BackendError: It is not installed.
     """
-    if available():
-        for name in _DISTRIBUTIONS:
+    if available(library):
+        for name in library.distributions:
             try:
-                return f"tensorrt-rtx {importlib.metadata.version(name)}"
+                return importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 continue
-    raise BackendError("TensorRT for RTX is not installed", hint=_HINT)
+    raise BackendError(f"{library.title} is not installed", hint=library.install)
 
 
 def build(
@@ -102,7 +159,7 @@ def build(
     timeout: float = 300.0,
     keep_log: bool = False,
 ) -> Verdict:
-    """Parse and build a model in a child process.
+    """Judge a model with TensorRT for RTX; the plan is thrown away.
 
     Args:
         model: An ONNX file; external data is read from its folder.
@@ -120,73 +177,93 @@ def build(
         InputError: The file does not exist, ``capability`` is unknown, or ``shapes`` does not fit
             the model's inputs.
     """
-    version = library()
-    path = Path(model).absolute()
-    if not path.is_file():
-        raise InputError("no such model file", where=str(model))
-    known = ", ".join(CAPABILITIES)
     if capability not in CAPABILITIES:
-        raise InputError(f"unknown compute capability {capability!r}", hint=f"one of {known}")
-    given = {name: [int(size) for size in shape] for name, shape in sorted((shapes or {}).items())}
-    request = {"model": str(path), "capability": capability, "shapes": given, "keep_log": keep_log}
-    start = time.perf_counter()
-    lines, code = _run(request, timeout)
-    seconds = time.perf_counter() - start
-    last = lines[-1] if lines else {"phase": "library"}
-    if problem := last.get("problem"):
-        if last["phase"] == "library":
-            raise BackendError(f"TensorRT for RTX does not load: {problem}", hint=_HINT)
         raise InputError(
-            str(problem),
-            where=str(model),
-            hint="shapes names each input and gives one size an axis",
+            f"unknown compute capability {capability!r}", hint=f"one of {', '.join(CAPABILITIES)}"
         )
-    if last["phase"] != "done":
-        return _unfinished(str(last["phase"]), code, timeout, seconds, version)
-    return Verdict(
-        accepted=bool(last["accepted"]),
-        stage=str(last["stage"]),
-        errors=tuple(_without_path(text, path) for text in last["errors"]),
-        seconds=seconds,
-        library=version,
-        plan_bytes=int(last["plan_bytes"]),
-        log=_without_path(str(last.get("log", "")), path),
-    )
+    given = {name: (tuple(s),) * 3 for name, s in (shapes or {}).items()}
+    request = Request(model, capabilities=(capability,), keep_log=keep_log)
+    return judge(request, lambda inputs: complete(inputs, given), Limits(timeout))
 
 
-def _run(request: Mapping[str, object], timeout: float) -> tuple[list[dict[str, Any]], int | None]:
-    """Run the child; returns the lines it wrote and its exit code, None if killed for time."""
-    with tempfile.TemporaryDirectory(prefix="qcompiler-rtx-") as folder:
-        out = Path(folder, "verdict.jsonl")
-        # -P: the folder of the child file holds modules named like the libraries it needs.
-        command = [sys.executable, "-P", str(_CHILD), str(out)]
-        code: int | None = None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = subprocess.run(
-                command,
-                input=json.dumps(request).encode(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # internal errors go there too, and the log has them
-                timeout=timeout,
-                check=False,
-            ).returncode
-        text = out.read_text(encoding="utf-8") if out.exists() else ""
-    return [
-        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
-    ], code
-
-
-def _unfinished(
-    phase: str, code: int | None, timeout: float, seconds: float, version: str
+def judge(
+    request: Request,
+    choose: Choose,
+    limits: Limits,
+    tick: Callable[[], None] = lambda: None,
 ) -> Verdict:
-    """The verdict on a child that died or was killed in ``phase``."""
-    doing = {"library": "loading", "parse": "parsing", "build": "building"}[phase]
-    if code is None:
-        stage, error = "timeout", f"not finished after {timeout:g} s, while {doing}"
+    """Parse and build one model in a child process.
+
+    Args:
+        request: What to build.
+        choose: Called once, after the parse, with the network's inputs.
+        limits: Bounds on the child.
+        tick: Called about a hundred times a second while the child runs.
+
+    Returns:
+        The verdict, whatever the library did.
+
+    Raises:
+        BackendError: The library is not installed, or does not load.
+        InputError: The file does not exist, or ``choose`` raised it.
+    """
+    version = f"{request.library.name} {installed(request.library)}"
+    path = Path(request.model).absolute()
+    if not path.is_file():
+        raise InputError("no such model file", where=str(request.model))
+
+    def answer(line: Line) -> dict[str, object]:
+        inputs = tuple(
+            Input(x["name"], tuple(x["shape"]), tuple(x["symbols"])) for x in line["inputs"]
+        )
+        try:
+            return {"profile": choose(inputs)}
+        except InputError as error:
+            raise InputError(error.message, where=str(request.model), hint=error.hint) from error
+
+    message = {
+        "module": request.library.module,
+        "model": str(path),
+        "capabilities": request.capabilities,
+        "plan": str(request.plan.absolute()) if request.plan else "",
+        "workspace": request.workspace,
+        "level": request.level,
+        "flags": request.flags,
+    }
+    ended = run(message, answer, limits, tick, keep_log=request.keep_log)
+    problem = ended.last.get("problem")
+    if problem and ended.last["phase"] == "library":
+        raise BackendError(
+            f"{request.library.title} does not load: {problem}", hint=request.library.install
+        )
+    return _verdict(ended, limits, version, path)
+
+
+def _verdict(ended: Ended, limits: Limits, version: str, path: Path) -> Verdict:
+    last = ended.last
+    accepted, plan_bytes = False, 0
+    if last["phase"] == "done":
+        accepted, stage, plan_bytes = last["accepted"], last["stage"], last["plan_bytes"]
+        errors = tuple(_without_path(text, path) for text in last["errors"])
+    elif last["phase"] == "raised":
+        stage, errors = "crash", (f"the library raised {last['problem']}", *last["errors"])
     else:
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        stage, error = "crash", f"the library ended with {how} while {doing}"
-    return Verdict(False, stage, (error,), seconds, version, 0)
+        stage, error = _unfinished(ended, limits)
+        errors = (error,)
+    log = _without_path(ended.log, path)
+    return Verdict(accepted, stage, errors, ended.seconds, version, plan_bytes, log, ended.peak)
+
+
+def _unfinished(ended: Ended, limits: Limits) -> tuple[str, str]:
+    """Stage and message of a child that died or was killed."""
+    doing = {"library": "loading", "parse": "parsing", "inputs": "parsing", "build": "building"}
+    phase = doing[ended.last["phase"]]
+    if ended.killed == "timeout":
+        return "timeout", f"not finished after {limits.seconds:g} s, while {phase}"
+    if ended.killed == "memory":
+        return "memory", f"more than {limits.bytes / 2**20:.0f} MiB of memory, while {phase}"
+    how = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
+    return "crash", f"the library ended with {how} while {phase}"
 
 
 def _without_path(text: str, path: Path) -> str:

@@ -1,9 +1,22 @@
 """The child process of :mod:`qcompiler.backends.tensorrt`: one parse, one build, then exit.
 
-Run as a file, ``python -P tensorrt_child.py OUT < request.json``, so that it needs nothing of this
-package and starts in the time its library takes to load. It appends one JSON object a line to
-``OUT`` as it goes (``library``, ``parse``, ``build``, last ``done``): after a crash the last line
-says which phase died.
+Run as a file, ``python -P tensorrt_child.py OUT``, so that it needs nothing of this package and
+starts in the time its library takes to load. It reads one JSON object a line from standard input
+and appends one a line to ``OUT`` as it goes, so that after a crash the last line says which phase
+died::
+
+    in   {"module", "model", "capabilities", "plan", "workspace", "level", "flags", "log"}
+    out  {"phase": "library", "problem"}               the library does not load; the end
+    out  {"phase": "parse"}
+    out  {"phase": "inputs", "inputs": [{"name", "shape", "symbols"}]}
+    in   {"profile": {name: [min, opt, max]}}
+    out  {"phase": "build"}
+    out  {"phase": "done", "accepted", "stage", "errors", "plan_bytes"}
+    out  {"phase": "raised", "problem", "errors"}      a Python exception; the end
+
+The plan goes to the file ``plan`` and the messages to the file ``log``, each if it is named. The
+module is ``tensorrt_rtx`` or ``tensorrt`` (10.x or 11.x); members are taken by name, for their
+numbers differ between releases.
 
 The library needs a process of its own for two measured reasons. A build that was refused for a
 compute capability leaves its restrictions behind, so the next build in that process is compiled
@@ -12,27 +25,14 @@ under them; and some graphs end in SIGSEGV.
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-try:
-    import tensorrt_rtx as trt
-except (
-    ImportError,
-    OSError,
-) as problem:  # OSError: a shared library is missing
-    Path(sys.argv[1]).write_text(
-        json.dumps({"phase": "library", "problem": str(problem)}) + "\n", encoding="utf-8"
-    )
-    sys.exit(0)
-
-# Profile of a dynamic axis as (min, opt, max).
-BATCH = (1, 4, 8)
-OTHER = (1, 64, 128)
-
-Bounds = tuple[int, int, int]
 
 # Logged as errors on any machine without a driver; they do not fail a build.
 HARMLESS = (
@@ -41,26 +41,30 @@ HARMLESS = (
     "Unable to determine GPU memory",
     "CUDA error 35",
 )
+# personality(2)
+_ASK = 0xFFFFFFFF
+_NOT_RANDOM = 0x0040000  # ADDR_NO_RANDOMIZE
+
+Rows = list[tuple[str, str]]
 
 
-class Log(trt.ILogger):  # type: ignore[misc, unused-ignore]  # untyped library
-    """Keeps every message; the ``Layers:`` listing is one of them."""
+def logger(trt: Any, rows: Rows) -> Any:  # noqa: ANN401 - untyped library
+    """A logger that appends (severity, message) to ``rows``; the listing is one of the messages."""
 
-    def __init__(self) -> None:
-        """Start with an empty log."""
-        trt.ILogger.__init__(self)
-        self.rows: list[tuple[str, str]] = []
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
 
-    def log(self, severity: Any, message: str) -> None:  # noqa: ANN401 - an enum of the untyped library
-        """Called by the library, from any of its threads."""
-        self.rows.append((severity.name, message))
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            rows.append((severity.name, message))  # from any of the library's threads
 
-    def errors(self) -> list[str]:
-        """Messages of error level, without those every machine without a GPU gives, each once."""
-        rows = [text for name, text in self.rows if name in {"ERROR", "INTERNAL_ERROR"}]
-        return list(
-            dict.fromkeys(text for text in rows if not any(word in text for word in HARMLESS))
-        )
+    return Log()
+
+
+def logged_errors(rows: Rows) -> list[str]:
+    """Messages of error level, without those every machine without a GPU gives, each once."""
+    found = [text for name, text in rows if name in {"ERROR", "INTERNAL_ERROR"}]
+    return list(dict.fromkeys(text for text in found if not any(word in text for word in HARMLESS)))
 
 
 def parser_errors(parser: Any) -> list[str]:  # noqa: ANN401
@@ -70,113 +74,133 @@ def parser_errors(parser: Any) -> list[str]:  # noqa: ANN401
         error = parser.get_error(index)
         name = error.node_name() if error.node() >= 0 else ""
         node = f"{error.node_operator()} '{name}': " if name else ""
-        found.append(f"{node}{error.desc()}".strip())
+        lines = error.desc().splitlines() or [""]
+        kept = [line for line in lines if not any(word in line for word in HARMLESS)]
+        found.append(f"{node}{chr(10).join(kept or lines)}".strip())
     return list(dict.fromkeys(found))
 
 
-def symbols(tensor: Any) -> list[str]:  # noqa: ANN401
-    """A name for each axis of an input; an unnamed axis gets one of its own."""
+def describe(tensor: Any) -> dict[str, object]:  # noqa: ANN401
+    """Name, shape and symbols of an input; an axis without a name gets one of its own."""
     own = (f"{tensor.name}#{axis}" for axis in range(len(tensor.shape)))
-    return [tensor.get_dimension_name(axis) or fallback for axis, fallback in enumerate(own)]
+    symbols = [tensor.get_dimension_name(axis) or name for axis, name in enumerate(own)]
+    return {"name": tensor.name, "shape": list(tensor.shape), "symbols": symbols}
 
 
-def axis_bounds(inputs: list[Any], shapes: dict[str, list[int]]) -> dict[str, Bounds]:
-    """Symbol -> (min, opt, max), one entry a symbol, so that axes of the same name always agree.
-
-    A symbol that is the first axis of some input is a batch. A shape given for one input fixes its
-    symbols in all inputs: relations between symbols that the graph does not state (total = past +
-    seq) hold if the given numbers respect them.
-    """
-    bounds: dict[str, Bounds] = {}
-    for tensor in inputs:
-        for axis, symbol in enumerate(symbols(tensor)):
-            if axis == 0:
-                bounds[symbol] = BATCH
-            else:
-                bounds.setdefault(symbol, OTHER)
-    for tensor in inputs:
-        for symbol, size in zip(symbols(tensor), shapes.get(tensor.name, ()), strict=False):
-            bounds[symbol] = (size, size, size)
-    return bounds
+def create_network(trt: Any, builder: Any) -> Any:  # noqa: ANN401
+    """A strongly typed network; 10.x also wants the batch to be explicit."""
+    flags = trt.NetworkDefinitionCreationFlag
+    mask = 1 << int(flags.STRONGLY_TYPED)
+    if hasattr(flags, "EXPLICIT_BATCH"):
+        mask |= 1 << int(flags.EXPLICIT_BATCH)
+    return builder.create_network(mask)
 
 
-def check_shapes(inputs: list[Any], shapes: dict[str, list[int]]) -> str:
-    """What is wrong with the given shapes; empty if nothing is."""
-    known = {tensor.name: tuple(tensor.shape) for tensor in inputs}
-    for name, given in sorted(shapes.items()):
-        if name not in known:
-            names = ", ".join(sorted(known)) or "none"
-            return f"no input is called '{name}'; the inputs are {names}"
-        want = known[name]
-        fits = len(given) == len(want) and all(
-            free in {-1, size} for free, size in zip(want, given, strict=True)
-        )
-        if not fits:
-            return f"input '{name}' has the shape {list(want)} (-1 is free); {given} does not fit"
-    return ""
+def configure(trt: Any, builder: Any, request: dict[str, Any], profile: dict[str, Any]) -> Any:  # noqa: ANN401
+    """The builder configuration that was asked for."""
+    config = builder.create_builder_config()
+    # Without it there is no `Layers:` listing.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if hasattr(config, "num_compute_capabilities"):  # TensorRT for RTX; the other asks the GPU
+        config.num_compute_capabilities = len(request["capabilities"])
+        for index, name in enumerate(request["capabilities"]):
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    if request["workspace"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace"])
+    if request["level"] is not None:
+        config.builder_optimization_level = request["level"]
+    for flag in request["flags"]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if profile:
+        made = builder.create_optimization_profile()
+        for name, shapes in profile.items():
+            made.set_shape(name, *shapes)
+        config.add_optimization_profile(made)
+    return config
 
 
-def set_profile(builder: Any, config: Any, inputs: list[Any], shapes: dict[str, list[int]]) -> None:  # noqa: ANN401
-    """Add the one optimization profile that a network with free axes needs; none if static."""
-    bounds = axis_bounds(inputs, shapes)
-    profile, used = builder.create_optimization_profile(), False
-    for tensor in inputs:
-        if -1 not in tuple(tensor.shape):
-            continue
-        named = list(zip(tensor.shape, symbols(tensor), strict=True))
-        sizes = [
-            [bounds[symbol][k] if dim == -1 else dim for dim, symbol in named] for k in range(3)
-        ]
-        profile.set_shape(tensor.name, *sizes)
-        used = True
-    if used:
-        config.add_optimization_profile(profile)
-
-
-def judge(request: dict[str, Any], out: Path) -> None:
-    """Parse and build ``request["model"]`` and write what happened to ``out``, a line at a time."""
-
-    def say(phase: str, **facts: object) -> None:
-        with out.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"phase": phase, **facts}) + "\n")
-
-    log = Log()
-    say("parse")
+def judge(trt: Any, request: dict[str, Any], out: Path, rows: Rows) -> dict[str, Any]:  # noqa: ANN401
+    """Parse and build ``request["model"]``; returns the last line, writes those before it."""
+    log = logger(trt, rows)
+    say(out, "parse")
     builder = trt.Builder(log)
-    network = builder.create_network(0)
+    network = create_network(trt, builder)
     parser = trt.OnnxParser(network, log)
-    parsed = parser.parse_from_file(request["model"])
+    parsed = parser.parse_from_file(Path(request["model"]).name)
     errors = parser_errors(parser)
     if parsed and not network.num_outputs:  # empty or foreign bytes "parse" without an error
         parsed, errors = False, ["the parser found no network in this file"]
     done: dict[str, Any] = {"accepted": False, "stage": "parse", "errors": errors, "plan_bytes": 0}
-    if parsed:
-        inputs = [network.get_input(i) for i in range(network.num_inputs)]
-        if problem := check_shapes(inputs, request["shapes"]):
-            say("done", problem=problem)
-            return
-        say("build")
-        config = builder.create_builder_config()
-        config.profiling_verbosity = (
-            trt.ProfilingVerbosity.DETAILED
-        )  # without it there is no `Layers:` listing
-        config.num_compute_capabilities = 1  # of a list, the weakest decides for all
-        config.set_compute_capability(getattr(trt.ComputeCapability, request["capability"]), 0)
-        set_profile(builder, config, inputs, request["shapes"])
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            done |= {
-                "stage": "build",
-                "errors": log.errors() or ["no plan and no message from the builder"],
-            }
-        else:
-            done |= {"accepted": True, "stage": "built", "errors": [], "plan_bytes": plan.nbytes}
-    elif not errors:
-        done["errors"] = log.errors() or ["the parser gave no reason"]
-    if request["keep_log"]:
-        done["log"] = "\n".join(f"[{name}] {text}" for name, text in log.rows)
-    say("done", **done)
+    if not parsed:
+        done["errors"] = errors or logged_errors(rows) or ["the parser gave no reason"]
+        return done
+    inputs = [describe(network.get_input(i)) for i in range(network.num_inputs)]
+    say(out, "inputs", inputs=inputs)
+    profile = json.loads(sys.stdin.readline())["profile"]
+    say(out, "build")
+    config = configure(trt, builder, request, profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        reasons = logged_errors(rows) or ["no plan and no message from the builder"]
+        return done | {"stage": "build", "errors": reasons}
+    if request["plan"]:
+        with open(request["plan"], "wb") as stream:
+            stream.write(memoryview(plan))
+    return done | {"accepted": True, "stage": "built", "errors": [], "plan_bytes": plan.nbytes}
+
+
+def say(out: Path, phase: str, **facts: object) -> None:
+    """Append one line."""
+    with out.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"phase": phase, **facts}) + "\n")
+
+
+def fix_addresses() -> None:
+    """Start this program again with memory where it was the last time, on Linux.
+
+    The compiler orders some things by their addresses, so plans of the same model differ in some
+    bytes wherever the kernel places memory at random. For the same reason the build runs in a
+    thread, whose memory lies apart from what this program has taken before, and the model is named
+    without its folder. Where a sandbox forbids the system call, the plan is as good, but its bytes
+    may differ from the last ones. Random addresses also hinder attacks on the parser; this process
+    has the user's rights, so models of strangers are better built in a sandbox.
+    """
+    if sys.platform != "linux":
+        return
+    personality = ctypes.CDLL(None).personality
+    personality.argtypes, personality.restype = [ctypes.c_ulong], ctypes.c_int
+    now = personality(_ASK)
+    if now != -1 and not now & _NOT_RANDOM and personality(now | _NOT_RANDOM) != -1:
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def main(out: Path) -> None:
+    """Serve one request."""
+    request = json.loads(sys.stdin.readline())
+    try:
+        trt = importlib.import_module(request["module"])
+    except (ImportError, OSError) as problem:  # OSError: a shared library is missing
+        say(out, "library", problem=str(problem))
+        return
+    rows: Rows = []
+    os.chdir(Path(request["model"]).parent)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(judge, trt, request, out, rows).result()
+    except Exception as problem:  # noqa: BLE001 - whatever it is, the parent tells it
+        say(
+            out,
+            "raised",
+            problem=f"{type(problem).__name__}: {problem}",
+            errors=logged_errors(rows),
+        )
+        return
+    if request["log"]:
+        text = "\n".join(f"[{name}] {message}" for name, message in rows)
+        Path(request["log"]).write_text(text, encoding="utf-8")
+    say(out, "done", **done)
 
 
 if __name__ == "__main__":
-    judge(json.load(sys.stdin), Path(sys.argv[1]))
+    fix_addresses()
+    main(Path(sys.argv[1]))

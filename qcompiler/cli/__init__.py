@@ -23,6 +23,8 @@ VERBS = {
     "calibrate": "Run samples through a model and write the statistics of its tensors.",
     "plan": "Decide every scale and show the decisions, tensor by tensor, with reasons.",
     "apply": "Carry out a plan: the same plan gives the same bytes.",
+    "build": "Build a TensorRT engine, with the facts about it beside it.",
+    "inspect": "Show what the compiler made of a model, from the facts beside its plan.",
     "lint": "Check the structure of a model and every Q/DQ node in it.",
     "passes": "List the passes: phase, effect and what each does.",
     "explain": "Explain a pass, a range method, a target, a recipe or a format.",

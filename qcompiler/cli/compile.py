@@ -42,6 +42,13 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
         Path | None, Parameter(help="Take these statistics, do not calibrate.")
     ] = None,
     plan: Annotated[Path | None, Parameter(help="Carry out this plan, decide nothing.")] = None,
+    engine: Annotated[
+        Path | None, Parameter(help="Also build the written model into this plan.")
+    ] = None,
+    engine_target: Annotated[
+        str | None,
+        Parameter(help="Target of the plan, as of `build`; without it that of the compilation."),
+    ] = None,
     overwrite: o.Overwrite = False,
     format: o.Format = "text",  # noqa: A002
     seed: o.Seed = 0,
@@ -53,12 +60,14 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     """Quantize a model, verify the result against the original, and write it.
 
     Writes MODEL.int8.onnx beside the model unless -o says otherwise. One in eight samples is held
-    out to verify; numbers are judged with ONNX Runtime's graph optimizations off.
+    out to verify; numbers are judged with ONNX Runtime's graph optimizations off. With --engine
+    the written model is then built, and the facts about the plan written beside it.
     """
     from rich.console import Console
 
     from qcompiler import plan as products
     from qcompiler.calibrate import Statistics
+    from qcompiler.cli import build as engines
     from qcompiler.cli.display import display
     from qcompiler.cli.products import product_paths, write_products
     from qcompiler.cli.summary import summarize
@@ -67,12 +76,14 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     from qcompiler.evaluate import open_evaluation
 
     output = output or model.with_name(f"{model.stem}.{Path(recipe).stem}.onnx")
-    files = [output, *([report] if report else [])]
+    files = [output, *([report] if report else []), *engines.files(engine)]
     sources = [model, *(p for p in (points, stats, plan) if p)]
     o.refuse_existing(files, overwrite=overwrite, sources=sources)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         o.refuse_existing(product_paths(keep), overwrite=overwrite, sources=[*sources, *files])
+    planned = engines.planned(engine, engine_target, target)
+    progress = display(quiet=format == "json")
     result = run(
         model,
         data=data,
@@ -87,7 +98,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             points=products.read(points, products.Points) if points else None,
             statistics=Statistics.read(stats) if stats else None,
             plan=products.read(plan, products.QuantPlan) if plan else None,
-            progress=display(quiet=format == "json"),
+            progress=progress,
         ),
     )
     finished = result.save(output)
@@ -95,8 +106,11 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
         write_products(result, keep, model, target)
     if report is not None:
         products.save(finished, report)
+    built = engines.built(output, engine, planned, progress)
     if format == "json":
         sys.stdout.buffer.write(products.encode(finished))
     else:
-        summarize(finished, Console(highlight=False))
+        console = Console(highlight=False)
+        summarize(finished, console)
+        engines.show(output, engine, built, console)
     return 0

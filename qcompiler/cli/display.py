@@ -1,4 +1,7 @@
-"""Progress: a bar on a terminal, a line every 30 seconds elsewhere, warnings only beside JSON."""
+"""Progress: a bar on a terminal, a line every 30 seconds elsewhere, warnings only beside JSON.
+
+A stage that cannot say how far it is shows the seconds it has taken.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,17 @@ import time
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from qcompiler.progress import Progress, Silent
 
@@ -33,6 +45,20 @@ class _Warnings(Silent):
         self._console.print(f"warning: {escape(message)}", soft_wrap=True)
 
 
+class _Figures(ProgressColumn):
+    """How much is done of how much, or the seconds that a stage without figures has taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = MofNCompleteColumn()
+
+    def render(self, task: Task) -> Text:
+        """What rich shows, ten times a second."""
+        if task.total is None and not task.completed:
+            return Text(f"{task.elapsed or 0.0:.0f} s")
+        return self._known.render(task)
+
+
 class _Bar:
     """One transient bar for the current stage."""
 
@@ -43,9 +69,10 @@ class _Bar:
     def begin(self, stage: str) -> None:
         """Show a new bar."""
         self._bars = Bars(
+            SpinnerColumn(),
             TextColumn("{task.description:<10}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Figures(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
@@ -88,6 +115,9 @@ class _Lines(_Warnings):
         if now - self._last < _EVERY:
             return
         self._last = now
+        if not done and not total:
+            self._console.print(f"{self._stage}: {now - self._start:.0f} s")
+            return
         left = (now - self._start) * (total - done) / done if total and done else None
         rest = f" of {total}, about {left:.0f} s left" if left is not None else ""
         self._console.print(f"{self._stage}: {done}{rest}")

@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from qcompiler.backends import tensorrt
+from qcompiler.backends import tensorrt, tensorrt_process
 from qcompiler.errors import BackendError, InputError
 
 CONV = """
@@ -172,7 +172,7 @@ def test_a_crash_is_a_verdict(
         f"{death}\n"
     )
     # Known crashes of the real library are bugs that a release may mend; this child surely dies.
-    monkeypatch.setattr(tensorrt, "_CHILD", child)
+    monkeypatch.setattr(tensorrt_process, "_CHILD", child)
 
     verdict = tensorrt.build(conv(tmp_path))
 

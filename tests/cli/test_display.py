@@ -64,6 +64,30 @@ def test_a_total_that_is_not_known_is_left_out(
     assert capsys.readouterr().err == "verify: 5\n"
 
 
+def test_a_stage_without_figures_shows_its_seconds(
+    capsys: pytest.CaptureFixture[str], clock: Clock
+) -> None:
+    progress = display(quiet=False)
+    progress.begin("build")
+    for second in (0.2, 29.0, 30.4, 45.0, 61.0):
+        clock.now = second
+        progress.update(0, 0)
+    progress.end()
+    assert capsys.readouterr().err.splitlines() == ["build: 30 s", "build: 61 s"]
+
+
+def test_a_terminal_shows_the_seconds_of_a_stage_without_figures() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, color_system=None)
+    progress = module._Bar(console)
+    progress.begin("build")
+    progress.update(0, 0)
+    progress.end()
+    text = stream.getvalue()
+    assert "build" in text
+    assert "0 s" in text
+
+
 def test_beside_json_only_warnings(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     _play(display(quiet=True), clock)
     assert capsys.readouterr() == ("", "warning: mind [this]\n")

@@ -30,6 +30,7 @@ LAYERS = (
         "load",
         "emit",
         "linear",
+        "precision",
     },
     {"recipe", "recipes", "plan", "targets"},
     {"pipeline", "passes"},
@@ -47,6 +48,7 @@ LAYERS = (
         "prepare",
         "apply",
     },
+    {"engine"},
     {"driver"},
     {"cli", "__main__"},
 )

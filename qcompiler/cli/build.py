@@ -1,0 +1,174 @@
+"""The verb ``build``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from qcompiler.cli import options as o
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qcompiler.engine.sidecar import Sidecar
+    from qcompiler.engine.target_string import EngineTarget
+    from qcompiler.progress import Progress
+
+_Words = Annotated[
+    tuple[str, ...],
+    Parameter(consume_multiple=True, help="input:1x3x224x224,mask:1x128 or input:[1,3,224,224]."),
+]
+
+
+def build(  # (a command line has as many options as it has)
+    model: o.Model,
+    /,
+    *,
+    output: o.Output = None,
+    target: Annotated[
+        str,
+        Parameter(
+            help="tensorrt-rtx[-VERSION][:smNN[,smNN…]], which needs no GPU to build, or "
+            "tensorrt[-VERSION][:smNN]. Several capabilities give one engine for the weakest."
+        ),
+    ] = "tensorrt-rtx:sm89",
+    min_shapes: _Words = (),
+    opt_shapes: _Words = (),
+    max_shapes: _Words = (),
+    workspace: Annotated[
+        str | None, Parameter(help="Scratch memory a kernel may use, such as 4GiB.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, Parameter(help="0 (fast build) to 5 (fast engine).")
+    ] = None,
+    weight_streaming: Annotated[
+        bool, Parameter(negative="", help="Let the engine keep weights in host memory.")
+    ] = False,
+    refit: Annotated[
+        bool, Parameter(negative="", help="Let weights be replaced later; not on RTX.")
+    ] = False,
+    strip_plan: Annotated[
+        bool, Parameter(negative="", help="Leave the weights out of the plan; not on RTX.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, Parameter(negative="", help="Let later releases run the plan; not on RTX.")
+    ] = False,
+    timeout: Annotated[float, Parameter(help="Seconds until the build is given up.")] = 600.0,
+    memory: Annotated[
+        str, Parameter(help="Memory until the build is given up; 0 is no bound (Linux only).")
+    ] = "16GiB",
+    overwrite: o.Overwrite = False,
+    format: o.Format = "text",  # noqa: A002
+) -> int:
+    """Build a TensorRT engine, with the facts about it beside it.
+
+    Writes MODEL.plan unless -o says otherwise, and MODEL.plan.json. The model is taken as it is:
+    quantize it with `compile` first.
+    """
+    from rich.console import Console
+
+    from qcompiler.cli.display import display
+    from qcompiler.cli.sizes import size
+    from qcompiler.engine import build as engine
+    from qcompiler.engine import shapes, target_string
+    from qcompiler.plan import encode
+
+    plan = output or model.with_suffix(".plan")
+    o.refuse_existing(files(plan), overwrite=overwrite, sources=[model])
+    flags = {
+        "weight-streaming": weight_streaming,
+        "refit": refit,
+        "strip-plan": strip_plan,
+        "version-compatible": version_compatible,
+    }
+    sidecar = engine.build(
+        model,
+        plan,
+        target_string.parse(target),
+        options=engine.BuildOptions(
+            shapes=shapes.Shapes(*(shapes.parse(w) for w in (min_shapes, opt_shapes, max_shapes))),
+            workspace=size(workspace, "--workspace") if workspace is not None else None,
+            level=optimization_level,
+            flags=tuple(name for name, wanted in flags.items() if wanted),
+            timeout=timeout,
+            memory=size(memory, "--memory"),
+        ),
+        progress=display(quiet=format == "json"),
+    )
+    if format == "json":
+        sys.stdout.buffer.write(encode(sidecar))
+    else:
+        show(model, plan, sidecar, Console(highlight=False))
+    return 0
+
+
+def files(engine: Path | None) -> list[Path]:
+    """What a build writes: the plan, and its facts."""
+    from qcompiler.engine.sidecar import beside
+
+    return [] if engine is None else [engine, beside(engine)]
+
+
+def planned(engine: Path | None, engine_target: str | None, target: str) -> EngineTarget | None:
+    """What ``compile --engine`` will build for, checked before anything is compiled.
+
+    Args:
+        engine: Value of ``--engine``.
+        engine_target: Value of ``--engine-target``; without it the target of the compilation.
+        target: Value of ``--target``.
+
+    Returns:
+        The target of the engine; None if none is wanted.
+
+    Raises:
+        UsageError: ``--engine-target`` without ``--engine``, or not a target of engines.
+        BackendError: The library is not installed.
+    """
+    from qcompiler.engine.build import BuildOptions, check
+    from qcompiler.engine.target_string import parse
+    from qcompiler.errors import UsageError
+
+    if engine is None:
+        if engine_target is not None:
+            raise UsageError("--engine-target needs --engine PLAN")
+        return None
+    found = parse(engine_target or target)
+    check(found, BuildOptions())
+    return found
+
+
+def built(
+    model: Path, engine: Path | None, target: EngineTarget | None, progress: Progress
+) -> Sidecar | None:
+    """Build what ``compile --engine`` wants, with the options that ``build`` has by default."""
+    from qcompiler.engine.build import build as run
+
+    if engine is None or target is None:
+        return None
+    return run(model, engine, target, progress=progress)
+
+
+def show(model: Path, plan: Path | None, sidecar: Sidecar | None, console: Console) -> None:
+    """Print what a build made; nothing if there was none."""
+    if plan is None or sidecar is None:
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    from qcompiler.cli.inspect import summarize
+    from qcompiler.engine.sidecar import beside
+
+    capabilities = ", ".join(sidecar.capabilities) or "the GPU of this machine"
+    console.print(f"[bold]{escape(str(model))}[/] -> [bold]{escape(str(plan))}[/]")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("built by", f"{sidecar.library} for {capabilities} in {sidecar.seconds:.1f} s")
+    table.add_row("plan", f"{sidecar.plan_bytes / 1e6:.2f} MB, facts in {beside(plan).name}")
+    for option, value in sidecar.options.items():
+        table.add_row(option, escape(str(value)))
+    console.print(table)
+    summarize(sidecar, console)

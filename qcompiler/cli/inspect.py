@@ -1,0 +1,159 @@
+"""The verb ``inspect``, and the engine report as half a page of text."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from qcompiler.cli import options as o
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from qcompiler.engine.listing import Layer, Tensor
+    from qcompiler.engine.report import EngineReport, LinearNode
+    from qcompiler.engine.sidecar import Sidecar
+
+# Beyond this many lines a list of nodes is cut, and says so.
+_LINES = 8
+
+
+def inspect(
+    plan: Annotated[
+        Path, Parameter(help="A plan with its facts beside it, or the facts: MODEL.plan.json.")
+    ],
+    /,
+    *,
+    layers: Annotated[bool, Parameter(negative="", help="One line a kernel instead.")] = False,
+    format: o.Format = "text",  # noqa: A002
+) -> int:
+    """Show what the compiler made of a model, from the facts beside its plan.
+
+    Neither a GPU nor the library is needed. Bytes are those of every operand of every kernel, a
+    dynamic dimension counted as the batch; they are no measured time.
+    """
+    from rich.console import Console
+
+    from qcompiler.engine import sidecar
+    from qcompiler.plan import encode
+
+    facts = sidecar.read(sidecar.beside(plan))
+    sidecar.require_plan(facts, plan)
+    if format == "json":
+        sys.stdout.buffer.write(encode(facts))
+        return 0
+    console = Console(highlight=False, soft_wrap=layers)
+    if layers:
+        _layers(facts, console)
+        return 0
+    _title(facts, console)
+    summarize(facts, console)
+    return 0
+
+
+def _title(facts: Sidecar, console: Console) -> None:
+    from rich.markup import escape
+
+    where = ", ".join(facts.capabilities)
+    console.print(
+        f"[bold]{escape(facts.model)}[/]  {escape(facts.library)}"
+        f"{f' for {escape(where)}' if where else ''}, plan of {_size(facts.plan_bytes)}"
+    )
+
+
+def summarize(facts: Sidecar, console: Console) -> None:
+    """Print the engine report: at most half a page."""
+    from rich.table import Table
+
+    report = facts.report
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("kernels", f"{report.kernels}: {_counted(report.kinds)}" if report.kinds else "0")
+    _linear(table, report)
+    _fallen(table, report.fallen)
+    if report.quantizers:
+        table.add_row("Q", _fates(report))
+    table.add_row("only moving", f"{len(report.movement)} kernels copy, reorder or convert")
+    table.add_row(
+        "bytes",
+        f"{_size(report.bytes_read)} read, {_size(report.bytes_written)} written "
+        f"(dynamic dimensions as {report.batch})",
+    )
+    memory = report.memory
+    table.add_row(
+        "memory",
+        f"weights {_size(memory.weights)}, activations {_size(memory.activation)}, "
+        f"largest scratch {_size(memory.scratch)}",
+    )
+    console.print(table)
+
+
+def _linear(table: Table, report: EngineReport) -> None:
+    counts = Counter(_precision(n) for n in report.linear)
+    text = _counted(dict(counts.most_common())) or "none"
+    table.add_row("linear nodes", f"{text}; {report.low_macs:.1%} of MACs in low precision")
+
+
+def _precision(node: LinearNode) -> str:
+    stored = f" of {node.stored} operands" if node.stored else ""
+    return f"{node.precision}{stored}{' attention' if node.attention else ''}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _fallen(table: Table, nodes: Sequence[LinearNode]) -> None:
+    """Quantized nodes that run in float, those of one reason in one line."""
+    from rich.markup import escape
+
+    reasons = Counter((n.precision, n.reason) for n in nodes)
+    for number, ((precision, reason), count) in enumerate(reasons.most_common()):
+        if number == _LINES:
+            table.add_row("", f"… {len(reasons) - _LINES} more reasons, see --format json")
+            return
+        first = next(n.node for n in nodes if (n.precision, n.reason) == (precision, reason))
+        more = f" and {count - 1} more" if count > 1 else ""
+        head = "fell back" if number == 0 else ""
+        table.add_row(head, escape(f"{first}{more} to {precision}: {reason}"))
+
+
+def _fates(report: EngineReport) -> str:
+    counts = Counter(q.fate for q in report.quantizers)
+    words = {
+        "folded": "folded into the producer's kernel",
+        "own": "a kernel of its own",
+        "emulated": "emulated in float",
+        "unlisted": "in no kernel",
+    }
+    return ", ".join(f"{counts[fate]} {text}" for fate, text in words.items() if counts[fate])
+
+
+def _layers(facts: Sidecar, console: Console) -> None:
+    from rich.markup import escape
+
+    for layer in facts.layers:
+        console.print(escape(_line(layer)))
+
+
+def _line(layer: Layer) -> str:
+    """``correlation  Half[8, 64] | Int8[64, 64] -> Half[8, 64]  name  <- nodes``."""
+    constants = [t for t in layer.constants if len(t.dims) > 1]
+    operands = " | ".join(_operands(t) for t in (layer.inputs, constants) if t)
+    nodes = f"  <- {', '.join(layer.onnx_nodes)}" if layer.onnx_nodes else ""
+    return f"{layer.kind:<14} {operands} -> {_operands(layer.outputs)}  {layer.name}{nodes}"
+
+
+def _operands(tensors: Sequence[Tensor]) -> str:
+    return " ".join(f"{t.dtype}[{','.join(map(str, t.dims))}]" for t in tensors)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.3f} MB"

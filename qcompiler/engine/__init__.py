@@ -1,0 +1,1 @@
+"""Compiled engines: what the builder made of a model, read from its own listing."""
