@@ -1,0 +1,312 @@
+"""Compute in float16: every float32 tensor of the main graph becomes 16 bits wide.
+
+TensorRT reads precision from the graph alone (rule G01), and an INT8 model whose remaining
+operators stayed in float32 can be slower than plain float16 (rule G02)::
+
+    before:  y = Add(Conv(x, W), b)                        W, b : float32
+    after:   y = Cast(Add(Conv(Cast(x), W'), b'))          W' = half(W), b' = half(b)
+
+Each value is rounded to 11 significant bits: ``half(v) = v (1 + d)`` with ``|d| <= u = 2^-11``
+for ``2^-14 <= |v| <= 65504``; below, the error is absolute, at most ``2^-25``; above, there is
+infinity. A value that went through n roundings is off by about ``sqrt(n) u`` of its size: the
+floor of this pass is 35 dB (n = 1,300) where values stay in range. Ranges are not looked at here;
+whoever has measured them names the nodes to spare in ``keep``.
+
+* Inputs and outputs of the graph keep their types: one Cast behind an input that floats read, one
+  in front of an output, and none within. A ``Cast(to = float)`` becomes ``Cast(to = float16)``, and
+  goes if nothing is left of it.
+* Constants are stored in float16, scalars too: an FP32 epsilon beside an FP16 tensor is refused
+  (rule G07). Finite values beyond 65504 that stand for infinity, as in masks, become 65504 of
+  their sign: finite, so that a row masked out whole is no 0 / 0 unless its scores are below -16.
+* Scales of Q and DQ become float16 with the tensors, so the result of a DQ has its reader's type
+  and no Cast stands between them (rules B11, B24, G04). Below 2^-14 float16 has steps of 2^-24:
+  such a scale is rounded up, and a weight's codes are computed anew for it,
+  ``W_q' = round(W_q s / s')``. Channels that are dead have scales like 1e-30 and become zero.
+* Bodies of ``If`` and ``Loop`` stay as they are, and what they capture stays float32 by its name.
+* What must stay in float32, ``qcompiler/precision.py`` says and why; Casts stand around it, none
+  inside. They cost nothing where their neighbours are pointwise.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
+
+from qcompiler.errors import InputError, UsageError, VerifyError
+from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.pipeline import Effect, Pass
+from qcompiler.precision import (
+    FLOAT,
+    HALF,
+    READS_ANY,
+    Slots,
+    constant_values,
+    half_slots,
+    is_float,
+    is_given,
+    is_scale,
+    narrow,
+)
+
+# Attributes that name the element type of a result.
+_TYPE_ATTRIBUTES = ("to", "output_dtype")
+
+
+@dataclass(frozen=True)
+class CastPrecision(Pass):
+    """``f(x) -> Cast(f16(Cast(x)))``: float32 tensors and constants become float16.
+
+    Attributes:
+        to: The narrow type: ``float16``.
+        keep: Labels of nodes that stay in float32; as text, separated by commas.
+    """
+
+    effect: ClassVar[Effect] = Effect.LOSSY
+    phase: ClassVar[str] = "apply"
+    after: ClassVar[tuple[str, ...]] = ("insert-qdq", "quantize-weights")
+
+    to: str = "float16"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.to != "float16":
+            raise UsageError(f"cannot cast to {self.to!r}", hint="to=float16")
+        if not isinstance(self.keep, tuple):
+            object.__setattr__(self, "keep", tuple(str(self.keep).split(",")))
+
+    def run(self, graph: Graph) -> int:
+        """Cast the graph.
+
+        Returns:
+            Tensors that became float16, plus constants converted and Casts added.
+
+        Raises:
+            InputError: ``keep`` names a node that the graph lacks.
+        """
+        missing = set(self.keep) - {label(n) for n in graph.nodes}
+        if missing:
+            raise InputError(
+                "keep names a node that the model does not have",
+                where=min(missing),
+                hint="nodes without a name are called node_of_<output>",
+            )
+        return _Rewrite(graph, half_slots(graph, self.keep)).run()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One slot that reads a float32 tensor, and the type it wants."""
+
+    node: Node
+    index: int
+    tensor: Tensor
+    half: bool
+
+
+class _Rewrite:
+    """One run; what reads what is written down before anything changes."""
+
+    def __init__(self, graph: Graph, slots: Mapping[int, Slots]) -> None:
+        self._graph = graph
+        self._slots = slots
+        self._count = 0
+        self._nodes = graph.nodes
+        self._reads = [r for n in self._nodes for r in self._reads_of(n)]
+        self._readers: dict[int, list[_Read]] = defaultdict(list)
+        for read in self._reads:
+            self._readers[id(read.tensor)].append(read)
+        # Tensor -> what carries its value in float16: itself, or a twin if its name is pinned.
+        self._half: dict[int, Tensor] = {}
+        self._made: dict[tuple[int, str], Tensor] = {}
+        self._moved: dict[int, Node] = {}
+
+    def _reads_of(self, node: Node) -> list[_Read]:
+        half = self._slots[id(node)].inputs if id(node) in self._slots else ()
+        body = self._graph.has_body(node)
+        return [
+            _Read(node, i, t, bool(half) and half[i])
+            for i, t in enumerate(node.inputs)
+            if is_float(t) and not (body and self._is_captured(node, i, t))
+        ]
+
+    def _is_captured(self, node: Node, index: int, tensor: Tensor) -> bool:
+        return not any(u is node and i == index for u, i in self._graph.users(tensor))
+
+    def run(self) -> int:
+        """Edit the graph; returns how much there was to do."""
+        for node in self._nodes:
+            if id(node) in self._slots:
+                self._write_half(node, self._slots[id(node)])
+        for read in self._reads:
+            if read.half and is_scale(read.node, read.index):
+                self._recode(self._moved.get(id(read.node), read.node), read.tensor)
+        for read in self._reads:
+            source = self._source(read)
+            if source is not read.tensor:
+                self._graph.set_input(self._moved.get(id(read.node), read.node), read.index, source)
+        self._drop_idle_casts()
+        return self._count
+
+    def _drop_idle_casts(self) -> None:
+        """Casts that read or wrote float32 before this run, and now go from float16 to float16."""
+        touched = {id(r.node) for r in self._reads} | set(self._slots)
+        for old in self._nodes:
+            node = self._moved.get(id(old), old)
+            if old.op != "Cast" or id(old) not in touched:
+                continue
+            if node.inputs[0].dtype == node.outputs[0].dtype == HALF:
+                self._graph.replace(node.outputs[0], node.inputs[0])
+
+    # ------------------------------------------------------------------ what nodes write
+
+    def _write_half(self, node: Node, slots: Slots) -> None:
+        written = [t for t, half in zip(node.outputs, slots.outputs, strict=True) if half]
+        if not written:
+            return
+        self._count += len(written)
+        for key in _TYPE_ATTRIBUTES:
+            if node.attrs.get(key) == TensorProto.FLOAT:
+                node.attrs[key] = TensorProto.FLOAT16
+        twins = {t.name: self._graph.fresh(f"{t.name}_half") for t in written if self._pinned(t)}
+        if twins or node.op == "ConstantOfShape":
+            self._rebuild(node, twins)
+        for tensor in written:
+            if tensor.name in twins:
+                self._half[id(tensor)] = self._behind_cast(tensor, twins[tensor.name])
+            else:
+                retype(self._graph, tensor)
+                self._half[id(tensor)] = tensor
+
+    def _pinned(self, tensor: Tensor) -> bool:
+        return self._graph.is_pinned(tensor)
+
+    def _rebuild(self, node: Node, names: Mapping[str, str]) -> None:
+        """Write a node anew, with other outputs; the facade cannot rename what is pinned."""
+        proto = self._graph.node_proto(node)
+        for index, name in enumerate(proto.output):
+            proto.output[index] = names.get(name, name)
+        if node.op == "ConstantOfShape":
+            _narrow_value(proto)
+        self._graph.drop(node)
+        self._graph.add_proto(proto)
+        self._moved[id(node)] = self._graph.nodes[-1]
+
+    def _behind_cast(self, tensor: Tensor, name: str) -> Tensor:
+        """Let a pinned tensor be the Cast of its float16 twin."""
+        twin = self._named(name)
+        twin.dtype, twin.shape = HALF, tensor.shape
+        self._graph.replace(tensor, self._cast(twin, tensor.name, FLOAT))
+        return twin
+
+    # ------------------------------------------------------------------ what nodes read
+
+    def _source(self, read: _Read) -> Tensor:
+        """The tensor that a slot must read now."""
+        tensor, half = read.tensor, self._half.get(id(read.tensor))
+        if read.node.op in READS_ANY:
+            return tensor if half is None else half
+        if not read.half:
+            return tensor if half is not tensor else self._once(tensor, FLOAT)
+        if half is not None:
+            return half
+        return self._constant(read) if is_given(self._graph, tensor) else self._once(tensor, HALF)
+
+    def _once(self, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
+        """The Cast of a tensor, shared by all who want it."""
+        key = (id(tensor), str(dtype))
+        if key not in self._made:
+            suffix = "half" if dtype == HALF else "float"
+            self._made[key] = self._cast(tensor, f"{tensor.name}_{suffix}", dtype)
+        return self._made[key]
+
+    def _cast(self, tensor: Tensor, output: str, dtype: np.dtype[Any]) -> Tensor:
+        self._count += 1
+        to = TensorProto.FLOAT16 if dtype == HALF else TensorProto.FLOAT
+        return self._graph.add(
+            "Cast",
+            [tensor],
+            output=output,
+            dtype=dtype,
+            shape=tensor.shape,
+            attrs={"to": to},
+        )
+
+    def _constant(self, read: _Read) -> Tensor:
+        """A constant in float16: under its own name if nobody needs it in float32."""
+        tensor, scale = read.tensor, is_scale(read.node, read.index)
+        key = (id(tensor), "scale" if scale else "constant")
+        if key not in self._made:
+            values = constant_values(self._graph, tensor)
+            if values is None:
+                return self._once(tensor, HALF)
+            self._count += 1
+            narrowed = narrow(values, scale=scale)
+            if self._is_free(tensor, scale):
+                self._graph.make_constant(tensor, narrowed)
+                self._made[key] = self._named(tensor.name)
+            else:
+                self._made[key] = self._graph.const(f"{tensor.name}_half", narrowed)
+        return self._made[key]
+
+    def _recode(self, node: Node, scale: Tensor) -> None:
+        """Make up in the codes of a weight for what its scale loses in float16."""
+        codes = node.inputs[0]
+        if node.op != "DequantizeLinear" or codes.dtype != np.int8 or node.attrs.get("block_size"):
+            return
+        if not (self._graph.is_constant(codes) and self._graph.is_constant(scale)):
+            return
+        if len(node.inputs) > 2 and node.inputs[2].name and not self._is_zero(node.inputs[2]):
+            return
+        old = self._graph.values(scale)
+        ratio = old.astype(np.float64) / narrow(old, scale=True).astype(np.float64)
+        # A code of 127 stays what it is if it moves by less than a half.
+        if (np.abs(ratio - 1) * 127 < 0.5).all():
+            return
+        values = self._graph.values(codes)
+        if ratio.ndim:
+            axis = int(node.attrs.get("axis", 1)) % values.ndim
+            ratio = ratio.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        new = np.clip(np.rint(values * ratio), -128, 127).astype(np.int8)
+        if self._graph.sole_user(codes) is node:
+            self._graph.make_constant(codes, new)
+        else:
+            self._graph.set_input(node, 0, self._graph.const(f"{codes.name}_half", new))
+
+    def _is_zero(self, tensor: Tensor) -> bool:
+        return self._graph.is_constant(tensor) and not self._graph.values(tensor).any()
+
+    def _is_free(self, tensor: Tensor, scale: bool) -> bool:
+        if not self._graph.is_constant(tensor) or self._graph.is_pinned(tensor):
+            return False
+        return all(
+            r.half and r.node.op not in READS_ANY and is_scale(r.node, r.index) == scale
+            for r in self._readers[id(tensor)]
+        )
+
+    def _named(self, name: str) -> Tensor:
+        found = self._graph.tensor(name)
+        if found is None:
+            raise VerifyError("a tensor that was just made is missing", where=name)
+        return found
+
+
+def retype(graph: Graph, tensor: Tensor) -> None:
+    """Make a computed tensor float16, and correct what the model's ``value_info`` says of it."""
+    tensor.dtype = HALF
+    declared = graph._value_info.get(tensor.name)
+    if declared is not None:
+        declared.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def _narrow_value(proto: NodeProto) -> None:
+    """Let a ``ConstantOfShape`` fill with float16 (its default is a float32 zero)."""
+    value = next((a for a in proto.attribute if a.name == "value"), None)
+    filled = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value.t)
+    if value is None:
+        value = proto.attribute.add(name="value", type=AttributeProto.TENSOR)
+    value.t.CopyFrom(numpy_helper.from_array(narrow(filled)))
