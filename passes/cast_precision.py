@@ -179,7 +179,7 @@ class _Rewrite:
             if tensor.name in twins:
                 self._half[id(tensor)] = self._behind_cast(tensor, twins[tensor.name])
             else:
-                retype(self._graph, tensor)
+                self._graph.retype(tensor, HALF)
                 self._half[id(tensor)] = tensor
 
     def _pinned(self, tensor: Tensor) -> bool:
@@ -293,14 +293,6 @@ class _Rewrite:
         if found is None:
             raise VerifyError("a tensor that was just made is missing", where=name)
         return found
-
-
-def retype(graph: Graph, tensor: Tensor) -> None:
-    """Make a computed tensor float16, and correct what the model's ``value_info`` says of it."""
-    tensor.dtype = HALF
-    declared = graph._value_info.get(tensor.name)
-    if declared is not None:
-        declared.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
 def _narrow_value(proto: NodeProto) -> None:

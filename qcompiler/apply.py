@@ -6,6 +6,7 @@ from qcompiler import __version__
 from qcompiler import plan as products
 from qcompiler.data.synthetic import WARNING
 from qcompiler.graph import Graph
+from qcompiler.passes.cast_precision import CastPrecision
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.quantize_weights import QuantizeWeights
 from qcompiler.pipeline import Pipeline, Step
@@ -24,6 +25,8 @@ def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
     products.require_digest(plan.model_digest, model_digest(graph), "plan")
     valid = check_onnx(graph) == ""
     steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
+    if plan.base == "float16":
+        steps += Pipeline((CastPrecision(),)).run(graph)
     check_qdq(graph)
     if valid:
         require_valid(graph, "apply")

@@ -85,6 +85,7 @@ def decide(
         tuple(activations),
         tuple(weights),
         skipped,
+        recipe.base,
     )
 
 

@@ -209,9 +209,8 @@ class Compilation:
                 self._hold_out(graph, data)
             return given
         if not points.activations:
-            if data is not None:
-                self._hold_out(graph, data)
-            return Statistics(points.model_digest, "none", False, 0, {})
+            source = self._hold_out(graph, data).source if data is not None else "none"
+            return Statistics(points.model_digest, source, False, 0, {})
         dataset = self._dataset(graph, data)
         split = Split(dataset)
         tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations}
@@ -278,11 +277,13 @@ class Compilation:
             return synthetic(specs, seed=self.options.seed)
         return open_data(data, specs, images=self.options.images)
 
-    def _hold_out(self, graph: Graph, data: Data) -> None:
-        split = Split(self._dataset(graph, data))
+    def _hold_out(self, graph: Graph, data: Data) -> Dataset:
+        dataset = self._dataset(graph, data)
+        split = Split(dataset)
         for _ in split:
             pass
         self.held_out = split.held_out
+        return dataset
 
     def _verify(self, graph: Graph) -> tuple[OutputError, ...]:
         if not self.held_out:
@@ -324,7 +325,7 @@ class Compilation:
         rewrites: dict[str, int] = {}
         for step in self.steps:
             rewrites[step.name] = rewrites.get(step.name, 0) + step.rewrites
-        if covered.nodes == 0:
+        if covered.nodes == 0 and self.recipe.quantize:
             self.journal.warn("nothing was quantized; `skipped` in the report says why")
         return Report(
             model=str(self.source) if isinstance(self.source, (str, Path)) else "in memory",

@@ -315,6 +315,14 @@ class Graph:
         if not any(t.name for t in producer.outputs):
             self.drop(producer)
 
+    def retype(self, tensor: Tensor, dtype: np.dtype[Any]) -> None:
+        """Give a computed tensor another element type, also where the model declares it."""
+        tensor.dtype = dtype
+        declared = self._value_info.get(tensor.name)
+        if declared is not None:
+            element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            declared.type.tensor_type.elem_type = element
+
     def make_constant(self, tensor: Tensor, array: Array) -> None:
         """Turn a computed tensor into a constant of the same name."""
         self._detach_output(tensor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -145,6 +145,7 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: Name of the target.
         recipe: Name of the recipe.
         synthetic: Whether the ranges come from synthetic data, and so say nothing about accuracy.
+        base: Element type of the float tensors of the result: ``float32`` or ``float16``.
         activations: In graph order.
         weights: In graph order.
         skipped: Node -> why it stays in float; a node named here does, whatever slots it has.
@@ -157,6 +158,7 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activations: tuple[Decision, ...]
     weights: tuple[Decision, ...]
     skipped: dict[str, str]
+    base: Literal["float32", "float16"] = "float32"
     version: int = VERSION
 
     def digest(self) -> str:

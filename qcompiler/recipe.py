@@ -3,6 +3,8 @@
 ::
 
     name = "int8"
+    quantize = true         # false: only the base type changes
+    base = "float32"        # or float16: the type of everything that is not quantized
     range = "auto"          # minmax, percentile, entropy, mse or auto
     search_weights = true   # shrink each weight scale to the factor of least error
 
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -36,12 +39,16 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: Name of the recipe.
+        quantize: Whether linear operators are quantized at all.
+        base: Element type of the float tensors of the result.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
         rule: Exceptions, the first that matches wins.
     """
 
     name: str
+    quantize: bool = True
+    base: Literal["float32", "float16"] = "float32"
     range: str = "auto"
     search_weights: bool = True
     rule: tuple[Rule, ...] = ()

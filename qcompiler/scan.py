@@ -123,6 +123,8 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
 
 
 def _excluded(graph: Graph, node: Node, recipe: Recipe) -> str:
+    if not recipe.quantize:
+        return f"the recipe {recipe.name} quantizes nothing"
     glob = recipe.skips(label(node))
     if glob:
         return f"excluded by {glob!r}"

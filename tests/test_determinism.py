@@ -58,6 +58,16 @@ def test_every_product_leads_to_the_same_bytes(name: str, tmp_path: Path) -> Non
     assert {model_bytes(r) for r in resumed} == {model_bytes(result)}
 
 
+@pytest.mark.parametrize("recipe", ["fp16", "int8+fp16"])
+def test_the_plan_carries_the_base_type(recipe: str, tmp_path: Path) -> None:
+    source = build.load("mlp")
+    result = driver.compile(source, recipe=recipe)
+    products.save(result.plan, tmp_path / "plan.json")
+    plan = products.read(tmp_path / "plan.json", QuantPlan)
+    assert plan.base == "float16"
+    assert model_bytes(driver.compile(source, options=Options(plan=plan))) == model_bytes(result)
+
+
 def test_points_of_another_model_are_refused() -> None:
     points = compiled("residual").points
     with pytest.raises(InputError, match="points file belongs to another model"):

@@ -36,7 +36,9 @@ def test_a_recipe_from_a_file(tmp_path: Path) -> None:
         'name = "mine"\nrange = "mse"\nsearch_weights = false\n'
         '[[rule]]\nmatch = "*/head"\nskip = true\n',
     )
-    assert recipes.find(name) == Recipe("mine", "mse", False, (Rule("*/head", True),))
+    assert recipes.find(name) == Recipe(
+        "mine", range="mse", search_weights=False, rule=(Rule("*/head", True),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, told: str) -
     with pytest.raises(InputError, match=f"not a valid recipe: .*{told}") as caught:
         recipes.find(name)
     assert caught.value.where == name
-    assert "name, range, search_weights, rule" in caught.value.hint
+    assert "name, quantize, base, range, search_weights, rule" in caught.value.hint
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -74,11 +74,19 @@ def test_no_listing_is_left_over() -> None:
 
 
 @every_model
-@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize(
+    ("target", "recipe"),
+    [
+        ("tensorrt", "int8"),
+        ("tensorrt", "int8+fp16"),
+        ("tensorrt", "fp16"),
+        ("tensorrt-rtx", "int8"),
+    ],
+)
 def test_tensorrt_builds_it_and_runs_every_quantized_node_in_int8(
-    name: str, target: str, tmp_path: Path
+    name: str, target: str, recipe: str, tmp_path: Path
 ) -> None:
-    result = compiled(name, target)
+    result = _compiled(name, target, recipe)
     result.save(tmp_path / "model.onnx")
     verdict = tensorrt.build(
         tmp_path / "model.onnx", capability="SM89", shapes=SHAPES.get(name), keep_log=True
