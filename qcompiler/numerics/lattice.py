@@ -19,6 +19,8 @@ F64 = NDArray[np.float64]
 _PROBE = 64
 # A float32 product k*s is off by 2**-24 relative; k < 256 leaves 2**-16 of a step. Be generous.
 _TOLERANCE = 1e-3
+# The smallest gap is a first guess of the step, off by the rounding of two values.
+_NEAR = 0.05
 
 
 def lattice_steps(rows: F32, levels: int) -> F64:
@@ -33,9 +35,13 @@ def lattice_steps(rows: F32, levels: int) -> F64:
     """
     steps = np.zeros(len(rows))
     largest = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
+    probe = rows[:, :_PROBE].astype(np.float64)
     closest = _closest(rows[:, :_PROBE])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = probe / closest[:, None]
     # Rounding of the values may bring two equal ones a hair apart: far below any useful step.
-    for row in np.flatnonzero((closest > 0) & (largest <= 2 * levels * closest)):
+    near = np.abs(codes - np.rint(codes)).max(axis=1, initial=0.0) < _NEAR
+    for row in np.flatnonzero(near & (closest > 0) & (largest <= 2 * levels * closest)):
         steps[row] = _step(rows[row], float(largest[row]), levels)
     return steps
 
