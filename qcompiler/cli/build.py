@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from qcompiler.cli import options as o
+from qcompiler.cli.gate import CardName, UseGate
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qcompiler.cli.gate import Gating
     from qcompiler.engine.sidecar import Sidecar
     from qcompiler.engine.target_string import EngineTarget
     from qcompiler.progress import Progress
@@ -60,49 +62,61 @@ def build(  # (a command line has as many options as it has)
     memory: Annotated[
         str, Parameter(help="Memory until the build is given up; 0 is no bound (Linux only).")
     ] = "16GiB",
+    source: Annotated[
+        Path | None,
+        Parameter(help="The float model that MODEL was made from, to compare its FP16 form with."),
+    ] = None,
+    gate: UseGate = True,
+    gpu: CardName = None,
     overwrite: o.Overwrite = False,
     format: o.Format = "text",  # noqa: A002
 ) -> int:
     """Build a TensorRT engine, with the facts about it beside it.
 
     Writes MODEL.plan unless -o says otherwise, and MODEL.plan.json. The model is taken as it is:
-    quantize it with `compile` first.
+    quantize it with `compile` first. With --source the FP16 form of that model is built too, and
+    an engine that is slower than it by the estimate is written all the same and ends with exit
+    code 1.
     """
     from rich.console import Console
 
     from qcompiler.cli.display import display
+    from qcompiler.cli.gate import Gating, closed, explain
     from qcompiler.cli.sizes import size
     from qcompiler.engine import build as engine
-    from qcompiler.engine import shapes, target_string
+    from qcompiler.engine import gpus, shapes, target_string
     from qcompiler.plan import encode
 
     plan = output or model.with_suffix(".plan")
-    o.refuse_existing(files(plan), overwrite=overwrite, sources=[model])
+    sources = [model, *([source] if source else [])]
+    o.refuse_existing(files(plan), overwrite=overwrite, sources=sources)
     flags = {
         "weight-streaming": weight_streaming,
         "refit": refit,
         "strip-plan": strip_plan,
         "version-compatible": version_compatible,
     }
-    sidecar = engine.build(
-        model,
-        plan,
-        target_string.parse(target),
-        options=engine.BuildOptions(
-            shapes=shapes.Shapes(*(shapes.parse(w) for w in (min_shapes, opt_shapes, max_shapes))),
-            workspace=size(workspace, "--workspace") if workspace is not None else None,
-            level=optimization_level,
-            flags=tuple(name for name, wanted in flags.items() if wanted),
-            timeout=timeout,
-            memory=size(memory, "--memory"),
-        ),
-        progress=display(quiet=format == "json"),
+    parsed = target_string.parse(target)
+    options = engine.BuildOptions(
+        shapes=shapes.Shapes(*(shapes.parse(w) for w in (min_shapes, opt_shapes, max_shapes))),
+        workspace=size(workspace, "--workspace") if workspace is not None else None,
+        level=optimization_level,
+        flags=tuple(name for name, wanted in flags.items() if wanted),
+        timeout=timeout,
+        memory=size(memory, "--memory"),
     )
+    gating = Gating(source, gate, gpus.choose(gpu, parsed.capabilities))
+    gating.check(model)
+    progress = display(quiet=format == "json")
+    sidecar = engine.build(model, plan, parsed, options=options, progress=progress)
+    sidecar = gating.run(sidecar, model, plan, parsed, options, progress)
     if format == "json":
         sys.stdout.buffer.write(encode(sidecar))
     else:
-        show(model, plan, sidecar, Console(highlight=False))
-    return 0
+        console = Console(highlight=False)
+        show(model, plan, sidecar, console)
+        explain(gating, sidecar, console)
+    return closed(sidecar, quiet=format == "json")
 
 
 def files(engine: Path | None) -> list[Path]:
@@ -112,21 +126,26 @@ def files(engine: Path | None) -> list[Path]:
     return [] if engine is None else [engine, beside(engine)]
 
 
-def planned(engine: Path | None, engine_target: str | None, target: str) -> EngineTarget | None:
+def planned(
+    engine: Path | None, engine_target: str | None, target: str, gpu: str | None = None
+) -> EngineTarget | None:
     """What ``compile --engine`` will build for, checked before anything is compiled.
 
     Args:
         engine: Value of ``--engine``.
         engine_target: Value of ``--engine-target``; without it the target of the compilation.
         target: Value of ``--target``.
+        gpu: Value of ``--gpu``.
 
     Returns:
         The target of the engine; None if none is wanted.
 
     Raises:
-        UsageError: ``--engine-target`` without ``--engine``, or not a target of engines.
+        UsageError: ``--engine-target`` or ``--gpu`` without ``--engine``, not a target of
+            engines, or not a card of the target.
         BackendError: The library is not installed.
     """
+    from qcompiler.engine import gpus
     from qcompiler.engine.build import BuildOptions, check
     from qcompiler.engine.target_string import parse
     from qcompiler.errors import UsageError
@@ -134,21 +153,30 @@ def planned(engine: Path | None, engine_target: str | None, target: str) -> Engi
     if engine is None:
         if engine_target is not None:
             raise UsageError("--engine-target needs --engine PLAN")
+        if gpu is not None:
+            raise UsageError("--gpu needs --engine PLAN")
         return None
     found = parse(engine_target or target)
+    gpus.choose(gpu, found.capabilities)
     check(found, BuildOptions())
     return found
 
 
 def built(
-    model: Path, engine: Path | None, target: EngineTarget | None, progress: Progress
+    model: Path,
+    engine: Path | None,
+    target: EngineTarget | None,
+    gating: Gating,
+    progress: Progress,
 ) -> Sidecar | None:
     """Build what ``compile --engine`` wants, with the options that ``build`` has by default."""
+    from qcompiler.engine.build import BuildOptions
     from qcompiler.engine.build import build as run
 
     if engine is None or target is None:
         return None
-    return run(model, engine, target, progress=progress)
+    sidecar = run(model, engine, target, progress=progress)
+    return gating.run(sidecar, model, engine, target, BuildOptions(), progress)
 
 
 def show(model: Path, plan: Path | None, sidecar: Sidecar | None, console: Console) -> None:

@@ -40,6 +40,7 @@ def inspect(
     """
     from rich.console import Console
 
+    from qcompiler.cli import gate
     from qcompiler.engine import sidecar
     from qcompiler.plan import encode
 
@@ -54,6 +55,7 @@ def inspect(
         return 0
     _title(facts, console)
     summarize(facts, console)
+    gate.show(facts, console)
     return 0
 
 
@@ -84,7 +86,7 @@ def summarize(facts: Sidecar, console: Console) -> None:
     table.add_row(
         "bytes",
         f"{_size(report.bytes_read)} read, {_size(report.bytes_written)} written "
-        f"(dynamic dimensions as {report.batch})",
+        f"(a dynamic dimension counts as {report.batch}, several folded into one likewise)",
     )
     memory = report.memory
     table.add_row(

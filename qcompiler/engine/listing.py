@@ -96,7 +96,8 @@ _TENSOR = re.compile(
 )
 _FIELDS = re.compile(r"(?:\w+: .*?, )*?Metadata:(?: (?P<nodes>.*))?")
 _SEPARATOR = "\x1f"
-_NODE = re.compile(r"\[ONNX Layer: (.*)\]")
+# A kernel that the compiler made of another has a mark: ``[ONNX Layer: c]__gemm_from_conv1x1``.
+_NODE = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")
 _LISTS = ("Inputs", "Constants", "Outputs")
 _MEMORY = re.compile(
     r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory): (\d+) bytes"

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from qcompiler.engine.gate import Gate
 from qcompiler.engine.listing import Layer, Memory
 from qcompiler.engine.report import EngineReport
 from qcompiler.errors import InputError
@@ -38,6 +39,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         layers: The kernels, in execution order.
         memory: Bytes that the engine needs on the device.
         report: The verdict on the kernels.
+        gate: The verdict against the FP16 form of the source; None if they were not compared.
     """
 
     schema_version: int = VERSION
@@ -52,6 +54,7 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     layers: tuple[Layer, ...]
     memory: Memory
     report: EngineReport
+    gate: Gate | None = None
 
     def save(self, path: Path) -> None:
         """Write as indented JSON, atomically; the same facts give the same bytes.

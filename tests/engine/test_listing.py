@@ -205,3 +205,11 @@ def _spelled(layer: Layer) -> str:
 @given(_layers)
 def test_what_is_written_in_the_grammar_is_read_back(layer: Layer) -> None:
     assert parse_line(_spelled(layer)) == layer
+
+
+def test_a_marked_metadata_entry_names_its_node() -> None:
+    line = (
+        "Name: k, LayerType: gemm, Inputs: [], Constants: [], Outputs: [], TacticName: t, "
+        "StreamId: 0, Metadata: [ONNX Layer: /f/Conv]__gemm_from_conv1x1\x1f[ONNX Layer: /f/Add]"
+    )
+    assert parse_line(line).onnx_nodes == ("/f/Conv", "/f/Add")

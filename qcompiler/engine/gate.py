@@ -1,0 +1,187 @@
+"""The no-regret gate: is the engine slower than plain FP16 would be?
+
+Quantizing costs traffic (kernels of its own for Q, products that write FP32), saves arithmetic, and
+can lose (rule G02). So an engine is compared with that of the FP16 form of its source, built for
+the same target, by their layer listings. Without a GPU the time is an *estimate*, the roofline of
+Williams, Waterman and Patterson (2009) for each kernel::
+
+    time = sum over kernels of max(bytes / bandwidth, sum over its nodes of 2 MACs / rate)
+
+with the published peaks of one card (:mod:`qcompiler.engine.gpus`) and the rate of the precision
+in which a node is multiplied. What it leaves out: launches count nothing, although each takes some
+microseconds, so of two equal estimates that with more kernels is slower; arithmetic outside linear
+nodes counts nothing; caches hold nothing, although a small model fits into them; and no kernel
+reaches a peak. It compares two engines and predicts no latency.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from qcompiler.engine import traffic
+from qcompiler.engine.gpus import Gpu
+from qcompiler.engine.listing import Layer
+from qcompiler.engine.report import EngineReport, LinearNode
+
+TOLERANCE = 0.02
+"""By how much the estimate may be above that of FP16: 2 %, for rounding and a Cast at the ends."""
+
+HINT = (
+    "--no-gate accepts it; compiling with a 16-bit base (--recipe int8+fp16, or fp16 alone) and "
+    "--target tensorrt-rtx may help"
+)
+Engine = tuple[Sequence[Layer], EngineReport]
+"""A layer listing and the report on it."""
+
+SLOWER = "gate: slower than fp16 by the estimate"
+
+
+class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is compared of one engine.
+
+    Attributes:
+        kernels: Number of kernels.
+        bytes_moved: Read and written, over all kernels.
+        low_macs: Share of the multiply-accumulates in INT8, FP8, FP4 or INT4, 0 to 1.
+        activation: Bytes of activations alive at the same time.
+    """
+
+    kernels: int
+    bytes_moved: int
+    low_macs: float
+    activation: int
+
+
+class Estimate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Roofline times on one card, in seconds; an estimate, nothing was run.
+
+    Attributes:
+        gpu: The card.
+        capability: Its compute capability.
+        source: Where its peaks come from.
+        shapes: Those that dynamic inputs were fixed at, for both; empty if there are none.
+        ours: Of the engine that was asked for.
+        fp16: Of the FP16 form.
+        tolerance: How far ``ours`` may be above ``fp16``, as a share.
+    """
+
+    gpu: str
+    capability: str
+    source: str
+    shapes: str
+    ours: float
+    fp16: float
+    tolerance: float = TOLERANCE
+
+
+class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The verdict on an engine against FP16.
+
+    Attributes:
+        ours: The engine that was asked for.
+        fp16: That of the FP16 form; None if it could not be built.
+        estimate: None if there is no engine, no listing or no card to estimate with.
+        verdict: ``pass``, ``regret`` or ``unknown``.
+        why: In a sentence.
+    """
+
+    ours: Side
+    fp16: Side | None
+    estimate: Estimate | None
+    verdict: Literal["pass", "regret", "unknown"]
+    why: str
+
+
+def side(report: EngineReport) -> Side:
+    """What the gate compares of an engine."""
+    return Side(
+        kernels=report.kernels,
+        bytes_moved=report.bytes_moved,
+        low_macs=report.low_macs,
+        activation=report.memory.activation,
+    )
+
+
+def seconds(layers: Sequence[Layer], report: EngineReport, gpu: Gpu) -> float:
+    """The roofline time of an engine.
+
+    A linear node that no kernel names counts as a kernel that only computes.
+
+    Args:
+        layers: Its listing, bookkeeping included.
+        report: On the same listing.
+        gpu: Peaks.
+    """
+    nodes: dict[str, list[LinearNode]] = defaultdict(list)
+    for node in report.linear:
+        nodes[node.kernel].append(node)
+    total = sum(_computing([n], gpu) for n in nodes.pop("", []))
+    for layer in layers:
+        if traffic.is_bookkeeping(layer):
+            continue
+        moved = traffic.read(layer, report.batch) + traffic.written(layer, report.batch)
+        # Should two kernels have one name, the first does the work.
+        work = _computing(nodes.pop(layer.name, []), gpu)
+        total += max(moved / (gpu.bandwidth * 1e9), work)
+    return total
+
+
+def _computing(nodes: Sequence[LinearNode], gpu: Gpu) -> float:
+    return sum(2 * n.macs / gpu.rate(n.precision) for n in nodes)
+
+
+def unknown(report: EngineReport, why: str) -> Gate:
+    """The verdict where there is nothing to compare with."""
+    return Gate(ours=side(report), fp16=None, estimate=None, verdict="unknown", why=why)
+
+
+def judge(ours: Engine, fp16: Engine, gpu: Gpu | None, shapes: str = "") -> Gate:
+    """Compare two engines of one model.
+
+    Args:
+        ours: The engine that was asked for.
+        fp16: That of the FP16 form.
+        gpu: The card to estimate for; None if the table has none.
+        shapes: Those that dynamic inputs were fixed at.
+    """
+    sides = side(ours[1]), side(fp16[1])
+    if not (sides[0].kernels and sides[1].kernels):
+        why = "the library lists no kernels"
+        return Gate(ours=sides[0], fp16=sides[1], estimate=None, verdict="unknown", why=why)
+    if gpu is None:
+        why = "no figures for a card of this compute capability; name a card with --gpu"
+        return Gate(ours=sides[0], fp16=sides[1], estimate=None, verdict="unknown", why=why)
+    estimate = Estimate(
+        gpu=gpu.name,
+        capability=gpu.capability,
+        source=gpu.source,
+        shapes=shapes,
+        ours=seconds(*ours, gpu),
+        fp16=seconds(*fp16, gpu),
+    )
+    slower = estimate.ours > estimate.fp16 * (1 + estimate.tolerance)
+    return Gate(
+        ours=sides[0],
+        fp16=sides[1],
+        estimate=estimate,
+        verdict="regret" if slower else "pass",
+        why=_why(sides, estimate),
+    )
+
+
+def _why(sides: tuple[Side, Side], estimate: Estimate) -> str:
+    ours, fp16 = sides
+    return (
+        f"estimated {figure(estimate.ours * 1e6)} us against {figure(estimate.fp16 * 1e6)} us of "
+        f"FP16 on the {estimate.gpu}: {figure(ours.bytes_moved / 1e6)} MB moved against "
+        f"{figure(fp16.bytes_moved / 1e6)} MB, {ours.low_macs:.0%} of MACs in low precision"
+    )
+
+
+def figure(value: float) -> str:
+    """A number with three decimals if it is small, one if not: two figures must differ to tell."""
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
