@@ -25,9 +25,9 @@ VERBS = {
     "apply": "Carry out a plan: the same plan gives the same bytes.",
     "build": "Build a TensorRT engine, with the facts about it beside it.",
     "inspect": "Show what the compiler made of a model, from the facts beside its plan.",
-    "lint": "Check the structure of a model and every Q/DQ node in it.",
+    "lint": "Check any Q/DQ model against what a target refuses, changes or loses.",
     "passes": "List the passes: phase, effect and what each does.",
-    "explain": "Explain a pass, a range method, a target, a recipe or a format.",
+    "explain": "Explain a pass, a range method, a target, a recipe, a format or a lint rule.",
 }
 _HELP = """Quantize ONNX models for TensorRT, on the graph.
 

@@ -10,16 +10,19 @@ from cyclopts import Parameter
 
 
 def explain(
-    name: Annotated[str, Parameter(help="A pass, a range method, a target, a recipe or a format.")],
+    name: Annotated[
+        str,
+        Parameter(help="A pass, a range method, a target, a recipe, a format or a lint rule."),
+    ],
     /,
 ) -> int:
-    """Explain a pass, a range method, a target, a recipe or a format.
+    """Explain a pass, a range method, a target, a recipe, a format or a lint rule.
 
     The text is the thing's own documentation.
     """
     from rich.console import Console
 
-    from qcompiler import formats, pipeline, recipe, targets
+    from qcompiler import formats, lint, pipeline, recipe, targets
     from qcompiler.errors import UsageError
     from qcompiler.numerics.ranges import METHODS
 
@@ -39,6 +42,8 @@ def explain(
         found.append(f"recipe {name}\n\n{recipe.text(name)}")
     if name in formats.names():
         found.append(_format(name))
+    if name.upper() in lint.codes():
+        found.append(_rule(name.upper()))
     if not found:
         known = (
             *pipeline.pass_names(),
@@ -46,6 +51,7 @@ def explain(
             *targets.names(),
             *recipe.names(),
             *formats.names(),
+            *lint.codes(),
         )
         raise UsageError(
             f"nothing is called {name!r}", hint=f"try one of: {', '.join(sorted(set(known)))}"
@@ -62,6 +68,17 @@ def _format(name: str) -> str:
     kind = "float" if element.is_float else "integer"
     facts = f"{element.bits}-bit {kind}, codes {element.min} to {element.max}"
     return f"format {name}\n\n{(module.__doc__ or '').strip()}\n\n{facts}"
+
+
+def _rule(code: str) -> str:
+    from qcompiler import lint
+
+    rule = lint.find(code)
+    facts = (
+        f"severity: {rule.severity}; confidence: {rule.confidence}; "
+        f"verified: {rule.verified}; for {' and '.join(rule.libraries)}"
+    )
+    return f"lint rule {code}\n\n{(lint.module(code).__doc__ or '').strip()}\n\n{facts}"
 
 
 def _target(name: str) -> str:

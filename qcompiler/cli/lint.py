@@ -3,34 +3,124 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from qcompiler.cli import options as o
 
+if TYPE_CHECKING:
+    from qcompiler.graph import Graph
+    from qcompiler.lint.base import Diagnostic, LintTarget
+    from qcompiler.lint.fix import Fixed
 
-def lint(model: o.Model, /, *, format: o.Format = "text") -> int:  # noqa: A002
-    """Check the structure of a model and every Q/DQ node in it.
+Target = Annotated[
+    str,
+    Parameter(
+        help="tensorrt, tensorrt-rtx or onnxruntime; with compute capabilities as for build "
+        "(tensorrt-rtx:sm86) also what that GPU lacks."
+    ),
+]
+Format = Annotated[
+    Literal["text", "json", "sarif"],
+    Parameter(help="What goes to standard output; json and sarif are one document."),
+]
 
-    Exit code 1 if anything is found.
+
+Fix = Annotated[
+    Path | None,
+    Parameter(
+        help="Write the model with what can be rewritten (INT32 biases, zero points, UINT8 codes, "
+        "shapes of scales) to this file, and check that instead."
+    ),
+]
+
+
+def lint(
+    model: o.Model,
+    /,
+    *,
+    target: Target = "tensorrt",
+    format: Format = "text",  # noqa: A002
+    fix: Fix = None,
+    overwrite: o.Overwrite = False,
+) -> int:
+    """Check any Q/DQ model against what a target refuses, changes or loses.
+
+    Exit code 1 if it is invalid, refused, or computes something else; lost fusions and advice
+    alone end with 0. ``qcompiler explain CODE`` says why and what to do.
     """
     import msgspec
+
+    from qcompiler import __version__
+    from qcompiler import lint as rules
+    from qcompiler.lint import sarif
+    from qcompiler.load import load
+
+    wanted = parse_target(target)
+    if fix is not None:
+        o.refuse_existing([fix], overwrite=overwrite, sources=[model])
+    graph = load(model, strict=False)
+    fixed = [] if fix is None else _fix(graph, fix)
+    path = str(fix or model)
+    found = rules.lint(graph, wanted)
+    document: dict[str, Any]
+    if format == "json":
+        document = {
+            "schema_version": 1,
+            "model": path,
+            "target": target,
+            "fixed": [x._asdict() for x in fixed],
+            "findings": [asdict(d) for d in found],
+        }
+        sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
+    elif format == "sarif":
+        document = sarif.document(path, found, __version__)
+        sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
+    else:
+        _show(path, found, fixed)
+    return int(any(d.is_error for d in found))
+
+
+def _fix(graph: Graph, path: Path) -> list[Fixed]:
+    from qcompiler.emit import emit
+    from qcompiler.lint.fix import fix
+
+    graph.infer()
+    fixed = fix(graph)
+    emit(graph, path)
+    return fixed
+
+
+def parse_target(text: str) -> LintTarget:
+    """The target that a word of the command line names; capabilities only if it names them."""
+    from qcompiler.engine import target_string
+    from qcompiler.lint.base import LintTarget
+
+    if text == "onnxruntime":
+        return LintTarget(text)
+    parsed = target_string.parse(text)
+    named = parsed.capabilities if ":" in text else ()
+    weakest = min((int(c.removeprefix("SM")) for c in named), default=None)
+    return LintTarget(parsed.library.name, weakest)
+
+
+def _show(model: str, found: list[Diagnostic], fixed: list[Fixed]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from qcompiler.load import load
-    from qcompiler.verify import findings
-
-    graph = load(model, strict=False)
-    graph.infer()
-    found = findings(graph)
-    if format == "json":
-        rows = [finding._asdict() for finding in found]
-        document = {"schema_version": 1, "model": str(model), "findings": rows}
-        sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
-        return int(bool(found))
     console = Console(highlight=False, soft_wrap=True)
-    for finding in found:
+    for x in fixed:
+        console.print(f"[bold green]fixed[/] {escape(x.where)}: {escape(x.what)}")
+    helped: set[str] = set()
+    for d in found:
+        color = "red" if d.is_error else "yellow"
         console.print(
-            f"[bold red]{finding.code}[/] {escape(finding.where)}: {escape(finding.message)}"
+            f"[bold {color}]{d.code}[/] {escape(d.where)}: {escape(d.message)} ({d.severity})"
         )
-    console.print(f"{model}: {len(found)} finding{'' if len(found) == 1 else 's'}")
-    return int(bool(found))
+        if d.code not in helped:
+            console.print(f"  [green]help[/]: {escape(d.help)}")
+            helped.add(d.code)
+    console.print(f"{escape(model)}: {len(found)} finding{'' if len(found) == 1 else 's'}")

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from models import build
-from qcompiler import formats, targets
+from qcompiler import formats, lint, targets
 from qcompiler import plan as products
 from qcompiler import recipe as recipes
 from qcompiler.calibrate import Statistics
@@ -22,6 +22,7 @@ from qcompiler.plan import Points, QuantPlan
 from qcompiler.report import Report
 from tests.cli.conftest import Run, names
 from tests.hand_made import normal
+from tests.lint.fixtures import HERE, read
 
 
 def _data(folder: Path, samples: int = 9) -> Path:
@@ -222,15 +223,60 @@ def _zero_scale(folder: Path) -> Path:
 
 
 def test_lint_finds_a_zero_scale(run: Run, tmp_path: Path) -> None:
+    """As a rule of the target, and where it has none, against the Q/DQ specification."""
     path = _zero_scale(tmp_path)
     ran = run("lint", path)
     assert ran.code == 1
-    assert "QC010 conv1.weight_DequantizeLinear: has a scale that is not positive" in ran.out
+    line = "TRT006 conv1.weight_DequantizeLinear: has a scale that is not positive (parser rejects)"
+    assert line in ran.out
+    assert "  help: give dead channels a positive scale" in ran.out
     assert "1 finding" in ran.out
-    ran = run("lint", path, "--format", "json")
-    assert ran.code == 1
-    (finding,) = ran.document()["findings"]
-    assert (finding["code"], finding["where"]) == ("QC010", "conv1.weight_DequantizeLinear")
+    for target, code in (("tensorrt-rtx:sm89", "TRT006"), ("onnxruntime", "QC010")):
+        ran = run("lint", path, "--target", target, "--format", "json")
+        assert ran.code == 1
+        (finding,) = ran.document()["findings"]
+        assert (finding["code"], finding["where"]) == (code, "conv1.weight_DequantizeLinear")
+
+
+def test_lint_as_sarif(run: Run, tmp_path: Path) -> None:
+    path = _zero_scale(tmp_path)
+    (log,) = run("lint", path, "--format", "sarif").document()["runs"]
+    (result,) = log["results"]
+    assert (result["ruleId"], result["level"]) == ("TRT006", "error")
+    (place,) = result["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == str(path)
+    assert place["logicalLocations"] == [{"fullyQualifiedName": "conv1.weight_DequantizeLinear"}]
+    assert [rule["id"] for rule in log["tool"]["driver"]["rules"]] == list(lint.codes())
+
+
+def test_lost_fusions_alone_are_no_error(run: Run, tmp_path: Path) -> None:
+    fixture = read(HERE / "TRT022" / "bad.txt")
+    path = tmp_path / "m.onnx"
+    onnx.save(fixture.model, path)
+    ran = run("lint", path, "--target", "tensorrt-rtx")
+    assert ran.code == 0
+    assert "TRT022 node_of_y: only its weight is quantized (loses fusion)" in ran.out
+
+
+def test_lint_fix_writes_a_model_that_is_clean(run: Run, tmp_path: Path) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "fixed.onnx"
+    onnx.save(read(HERE / "TRT001" / "bad.txt").model, path)
+    before = path.read_bytes()
+    ran = run("lint", path, "--fix", out)
+    assert (ran.code, ran.err) == (0, "")
+    assert "fixed node_of_bf: INT32 bias stored as float" in ran.out
+    assert f"{out}: 0 findings" in ran.out
+    assert path.read_bytes() == before
+    assert run("lint", out).code == 0
+    ran = run("lint", path, "--fix", out)
+    assert ran.code == 2
+    assert "the file exists" in ran.err
+    assert run("lint", path, "--fix", path, "--overwrite").code == 2
+
+
+def test_lint_refuses_an_unknown_target(run: Run, mlp: Path) -> None:
+    assert run("lint", mlp, "--target", "tensorrt-rtx:sm1").code == 2
+    assert run("lint", mlp, "--target", "nothing").code == 2
 
 
 @pytest.mark.parametrize("name", ["mlp", "int8_already"])
@@ -259,6 +305,7 @@ EXPLAINED = [
     *(("target", n) for n in targets.names()),
     *(("recipe", n) for n in recipes.names()),
     *(("format", n) for n in formats.names()),
+    *(("lint rule", n) for n in lint.codes()),
 ]
 
 

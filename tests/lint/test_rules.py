@@ -1,0 +1,119 @@
+"""Every rule: its fixtures, what the real library says of them, and its documentation."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import onnx
+import pytest
+
+from models import build
+from qcompiler import lint, targets
+from qcompiler.backends import tensorrt
+from qcompiler.cli.lint import parse_target
+from qcompiler.load import load
+from tests.compiled import compiled
+from tests.lint.fixtures import HERE, Fixture, read
+
+REFUSED = [r.code for r in lint.rules() if r.severity in ("parser rejects", "builder rejects")]
+ACCEPTED = [code for code in lint.codes() if code not in REFUSED]
+# Rules whose fault costs the INT8 product itself, not a copy or a rounding around it.
+COSTS_THE_KERNEL = ["TRT010", "TRT022", "TRT023", "TRT025", "TRT026", "TRT028"]
+# A convolution or matrix product, and the type of its first input.
+_PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)")
+every_rule = pytest.mark.parametrize("code", lint.codes())
+
+
+def findings(fixture: Fixture, target: str) -> set[str]:
+    """Codes that lint gives, less what the fixture says onnx's checker finds besides."""
+    found = lint.lint(load(fixture.model, strict=False), parse_target(target))
+    return {d.code for d in found} - fixture.also
+
+
+@cache
+def verdict(code: str, kind: str) -> tensorrt.Verdict:
+    """What the real library does with a fixture."""
+    import tempfile
+
+    fixture = read(HERE / code / f"{kind}.txt")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(fixture.model, path)
+        capability = fixture.target.partition(":")[2].upper() or "SM89"
+        return tensorrt.build(path, capability=capability, keep_log=True)
+
+
+def test_every_rule_has_its_two_fixtures_and_no_other_is_left() -> None:
+    wanted = {f"{code}/{kind}.txt" for code in lint.codes() for kind in ("bad", "good")}
+    assert {str(p.relative_to(HERE)) for p in HERE.rglob("*.txt")} == wanted
+
+
+@every_rule
+def test_code_and_file_are_one(code: str) -> None:
+    rule = lint.find(code)
+    assert rule.code == code
+    assert rule.source
+    assert rule.help
+    assert rule.libraries
+
+
+@every_rule
+def test_the_docstring_has_its_five_headings(code: str) -> None:
+    text = lint.module(code).__doc__ or ""
+    headings = re.findall(r"^(\w+)(?:::)?$", text, re.MULTILINE)
+    assert headings == ["What", "Why", "Example", "Instead", "Source"]
+    assert re.search(r"Rule [A-K]\d\d", text), "names no rule id"
+
+
+@every_rule
+def test_the_bad_model_breaks_that_rule_and_no_other(code: str) -> None:
+    fixture = read(HERE / code / "bad.txt")
+    assert findings(fixture, fixture.target) == {code}
+
+
+@every_rule
+def test_the_good_model_is_clean(code: str) -> None:
+    fixture = read(HERE / code / "good.txt")
+    assert findings(fixture, fixture.target) == set()
+
+
+@every_rule
+def test_other_targets_are_left_alone(code: str) -> None:
+    """A rule of TensorRT says nothing about ONNX Runtime."""
+    fixture = read(HERE / code / "bad.txt")
+    assert not {c for c in findings(fixture, "onnxruntime") if c.startswith("TRT")}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_the_library_refuses_the_bad_model_where_the_rule_says(code: str) -> None:
+    stage = {"parser rejects": "parse", "builder rejects": "build"}[lint.find(code).severity]
+    judged = verdict(code, "bad")
+    assert (judged.accepted, judged.stage) == (False, stage), judged.errors
+
+
+@pytest.mark.parametrize("code", ACCEPTED)
+def test_the_library_builds_a_bad_model_that_is_only_worse(code: str) -> None:
+    judged = verdict(code, "bad")
+    assert judged.accepted, judged.errors
+
+
+@every_rule
+def test_the_library_builds_the_good_model(code: str) -> None:
+    judged = verdict(code, "good")
+    assert judged.accepted, judged.errors
+
+
+@pytest.mark.parametrize("code", COSTS_THE_KERNEL)
+def test_the_fault_costs_the_int8_kernel(code: str) -> None:
+    bad, good = (_PRODUCT.findall(verdict(code, kind).log) for kind in ("bad", "good"))
+    assert "Int8" not in bad
+    assert "Int8" in good
+
+
+@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize("name", build.names())
+def test_what_this_compiler_writes_is_clean(name: str, target: str) -> None:
+    graph = load(compiled(name, target).model())
+    assert lint.lint(graph, parse_target(target)) == []
