@@ -8,6 +8,7 @@ from qcompiler.data.synthetic import WARNING
 from qcompiler.graph import Graph
 from qcompiler.passes.cast_precision import CastPrecision
 from qcompiler.passes.insert_qdq import InsertQdq
+from qcompiler.passes.merge_qdq import MergeQdq
 from qcompiler.passes.quantize_weights import QuantizeWeights
 from qcompiler.pipeline import Pipeline, Step
 from qcompiler.plan import QuantPlan
@@ -25,6 +26,7 @@ def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
     products.require_digest(plan.model_digest, model_digest(graph), "plan")
     valid = check_onnx(graph) == ""
     steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
+    steps += Pipeline((MergeQdq(),)).run(graph)
     if plan.base == "float16":
         steps += Pipeline((CastPrecision(),)).run(graph)
     check_qdq(graph)
