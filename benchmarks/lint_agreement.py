@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ml_dtypes  # noqa: F401  # registers the small types with numpy
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -28,11 +27,10 @@ from rich.progress import track
 
 from qcompiler.backends import tensorrt
 from qcompiler.lint import lint
-from qcompiler.lint.base import LintTarget
+from qcompiler.lint.base import REFUSED, LintTarget
 from qcompiler.load import load
 
 T = TypeVar("T")
-REFUSED = ("parser rejects", "builder rejects")
 TARGET = LintTarget("tensorrt-rtx", 89)
 STORED = {
     "int8": TensorProto.INT8,

@@ -25,10 +25,9 @@ def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
     """
     products.require_digest(plan.model_digest, model_digest(graph), "plan")
     valid = check_onnx(graph) == ""
-    steps = Pipeline((InsertQdq(plan=plan), QuantizeWeights(plan=plan))).run(graph)
-    steps += Pipeline((MergeQdq(),)).run(graph)
-    if plan.base == "float16":
-        steps += Pipeline((CastPrecision(),)).run(graph)
+    precision = (CastPrecision(),) if plan.base == "float16" else ()
+    passes = (InsertQdq(plan=plan), QuantizeWeights(plan=plan), MergeQdq(), *precision)
+    steps = Pipeline(passes).run(graph)
     check_qdq(graph)
     if valid:
         require_valid(graph, "apply")

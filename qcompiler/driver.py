@@ -38,7 +38,7 @@ from qcompiler.inputs import input_specs
 from qcompiler.load import load
 from qcompiler.pipeline import Step
 from qcompiler.plan import Points, QuantPlan, require_digest
-from qcompiler.prepare import prepare
+from qcompiler.prepare import prepare_graph
 from qcompiler.progress import Journal, Progress, Silent
 from qcompiler.recipe import Recipe
 from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
@@ -168,11 +168,16 @@ class Compilation:
         self.held_out: list[Mapping[str, Any]] = []
         self.data_source = "none"
         self.steps: tuple[Step, ...] = ()
+        self.ops_before: dict[str, int] = {}
+        self.bytes_before = 0
 
     def prepare(self) -> Graph:
         """Load and prepare the model."""
         with self.journal.stage("prepare"):
-            graph, self.steps = prepare(self.source, self.target, self.journal)
+            graph = load(self.source)
+            self.ops_before = op_counts(graph)
+            self.bytes_before = _file_bytes(self.source) or graph.weight_bytes()
+            self.steps = prepare_graph(graph, self.target, self.journal)
         return graph
 
     def scan(self, graph: Graph) -> Points:
@@ -241,8 +246,6 @@ class Compilation:
 
     def run(self, data: Data | None, evaluation: Evaluation | None) -> Result:
         """The whole line."""
-        original = load(self.source)
-        before, size = op_counts(original), original.weight_bytes()
         graph = self.prepare()
         points = self.scan(graph)
         statistics = None
@@ -260,14 +263,7 @@ class Compilation:
             self.steps += apply(graph, plan)
         outputs = self._verify(graph)
         metric = self._evaluate(graph, evaluation)
-        report = self._report(plan, statistics, covered, outputs, metric)
-        report = msgspec.structs.replace(
-            report,
-            ops_before=before,
-            ops_after=op_counts(graph),
-            bytes_before=_file_bytes(self.source) or size,
-            bytes_after=graph.weight_bytes(),
-        )
+        report = self._report(graph, plan, statistics, covered, outputs, metric)
         return Result(graph, points, statistics, plan, report)
 
     def _dataset(self, graph: Graph, data: Data | None) -> Dataset:
@@ -316,6 +312,7 @@ class Compilation:
 
     def _report(
         self,
+        graph: Graph,
         plan: QuantPlan,
         statistics: Statistics | None,
         covered: Coverage,
@@ -336,10 +333,10 @@ class Compilation:
             synthetic=plan.synthetic,
             samples=statistics.samples if statistics is not None else 0,
             held_out=len(self.held_out),
-            bytes_before=0,
-            bytes_after=0,
-            ops_before={},
-            ops_after={},
+            bytes_before=self.bytes_before,
+            bytes_after=graph.weight_bytes(),
+            ops_before=self.ops_before,
+            ops_after=op_counts(graph),
             coverage=covered,
             outputs=outputs,
             metric=metric,

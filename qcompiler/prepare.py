@@ -44,8 +44,16 @@ def prepare(
         UnsupportedError: Its operator set is newer than the target reads, or cannot be raised to
             the least that Q/DQ needs.
     """
-    journal = journal or Journal(Silent())
     graph = load(source)
+    return graph, prepare_graph(graph, target, journal or Journal(Silent()))
+
+
+def prepare_graph(graph: Graph, target: Target, journal: Journal) -> tuple[Step, ...]:
+    """``prepare`` of a graph that is loaded already, in place.
+
+    Raises:
+        UnsupportedError: As ``prepare``.
+    """
     valid = check_onnx(graph) == ""
     graph.infer()
     if graph.opset > target.max_opset:
@@ -60,7 +68,7 @@ def prepare(
     steps = _run_prepare(graph, passes, journal)
     if valid:
         require_valid(graph, "prepare")
-    return graph, steps
+    return steps
 
 
 def _run_prepare(graph: Graph, passes: tuple[Pass, ...], journal: Journal) -> tuple[Step, ...]:

@@ -62,7 +62,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
 ) -> int:
     """Quantize a model, verify the result against the original, and write it.
 
-    Writes MODEL.int8.onnx beside the model unless -o says otherwise. One in eight samples is held
+    Writes MODEL.RECIPE.onnx beside the model unless -o says otherwise. One in eight samples is held
     out to verify; numbers are judged with ONNX Runtime's graph optimizations off. With --engine
     the written model is then built, and the facts about the plan written beside it; one that is
     slower than the FP16 form of MODEL by the estimate ends with exit code 1.

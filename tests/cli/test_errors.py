@@ -18,13 +18,12 @@ from tests.cli.conftest import Run, names
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Preparing a model is an error: whoever refuses must do so before."""
+    """Loading a model is an error: whoever refuses must do so before."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("work was done")
 
     monkeypatch.setattr(qcompiler.driver, "load", refuse)
-    monkeypatch.setattr(qcompiler.driver, "prepare", refuse)
 
 
 # ---------------------------------------------------------------------- form and codes
