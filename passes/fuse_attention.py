@@ -5,12 +5,10 @@
     before   S = (a Q) @ transpose(b K) * c + mask         P = Softmax(S)         Y = P @ V
     after    Y = Attention<scale = a b c>(Q, K, V, mask)
 
-with Q ``[B, H, S, D]``, K ``[B, H, T, D]``, V ``[B, H, T, E]``.  The scale is split over Q and K by
-``F.scaled_dot_product_attention`` in TorchScript and dynamo exports, and one ``Mul`` or ``Div`` of
-the scores in hand-written attention; any of a, b, c may be missing.  The mask is a float one that
-is added, or a Boolean one that selects between the scores and minus infinity.  Torch guards the
-softmax of a fully masked row by ``Where(IsNaN(P), 0, P)``; the op defines such rows as zero (where
-an unguarded softmax would give NaN: the only values that change).
+with Q ``[B, H, S, D]``, K ``[B, H, T, D]``, V ``[B, H, T, E]``; :mod:`qcompiler.attention` says
+which forms are known.  The op defines the softmax of a fully masked row, which torch guards by
+``Where(IsNaN(P), 0, P)``, as zero (where an unguarded one would give NaN: the only values that
+change).
 
 Legality, checked on inferred shapes: rank 4; H and D static and the same in Q, K, V (the op would
 take differing heads for grouped queries; ``MatMul`` would not); one batch size; a mask whose last
@@ -27,54 +25,16 @@ in FP32 does not build.  Run it for other runtimes, or where nothing in the bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from qcompiler.attention import PATTERN, SCALED
 from qcompiler.graph import Graph, Shape, Tensor
-from qcompiler.match import (
-    Match,
-    Pattern,
-    any_of,
-    is_float,
-    matches,
-    number,
-    op,
-    optional,
-    put,
-    scalar,
-    value_of,
-    var,
-)
+from qcompiler.match import Match, is_float, matches, put, value_of
 from qcompiler.pipeline import Effect, Pass
 
-_PLACES = ("query", "key", "score")
 _SWAP = (0, 1, 3, 2)
-
-
-def _scaled(place: str) -> Callable[[Pattern], Pattern]:
-    """A step that multiplies or divides by a constant."""
-    return lambda p: any_of(
-        op("Mul")(p, scalar(f"{place}_times")), op("Div")(p, scalar(f"{place}_over"))
-    )
-
-
-def _pattern() -> Pattern:
-    query = optional(_scaled("query"), var("query"))
-    turned = op("Transpose").named("turned")
-    key = any_of(optional(_scaled("key"), turned(var("key"))), turned(_scaled("key")(var("key"))))
-    scores = optional(_scaled("score"), op("MatMul").named("scores")(query, key))
-    masked = any_of(
-        op("Add")(scores, var("bias")),
-        op("Where")(var("keep"), scores, number(-math.inf)),
-        scores,
-    )
-    soft = op("Softmax").named("soft")(masked)
-    guarded = optional(lambda p: op("Where")(op("IsNaN")(p), number(0.0), p), soft)
-    return op("MatMul")(guarded, var("value"))
-
-
-_PATTERN = _pattern()
 
 
 @dataclass(frozen=True)
@@ -88,7 +48,7 @@ class FuseAttention(Pass):
         """Replace every attention whose shapes prove that the op means the same."""
         if graph.opset < 23:
             return 0
-        return sum(_fuse(graph, found) for found in matches(graph, _PATTERN))
+        return sum(_fuse(graph, found) for found in matches(graph, PATTERN))
 
 
 def _fuse(graph: Graph, found: Match) -> bool:
@@ -112,7 +72,7 @@ def _fuse(graph: Graph, found: Match) -> bool:
 def _scale(graph: Graph, found: Match) -> float | None:
     """The product of all scales; the op needs a positive one, for it takes its root."""
     scale = 1.0
-    for place in _PLACES:
+    for place in SCALED:
         for name, power in ((f"{place}_times", 1), (f"{place}_over", -1)):
             if name in found.tensors:
                 scale *= (value_of(graph, found[name]) or math.nan) ** power
@@ -130,7 +90,7 @@ def _permutation(graph: Graph, turned: Tensor) -> tuple[int, ...] | None:
 
 def _shapes(found: Match, perm: tuple[int, ...] | None) -> tuple[Shape, Shape, Shape] | None:
     """Shapes of query, key (as the op sees it) and value, all of rank 4."""
-    query, key, value = (found[n].shape for n in (*_PLACES[:2], "value"))
+    query, key, value = (found[n].shape for n in (*SCALED[:2], "value"))
     if query is None or key is None or value is None or perm is None:
         return None
     if not len(query) == len(key) == len(value) == 4 or not is_float(found["query"]):

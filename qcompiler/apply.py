@@ -10,10 +10,16 @@ from qcompiler.passes.cast_precision import CastPrecision
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.merge_qdq import MergeQdq
 from qcompiler.passes.quantize_weights import QuantizeWeights
-from qcompiler.pipeline import Pipeline, Step
+from qcompiler.pipeline import Pass, Pipeline, Step
 from qcompiler.plan import QuantPlan
 from qcompiler.scan import model_digest
 from qcompiler.verify import check_onnx, check_qdq, require_valid
+
+
+def passes_of(plan: QuantPlan) -> tuple[Pass, ...]:
+    """The passes that carry a plan out, in order."""
+    precision = (CastPrecision(),) if plan.base == "float16" else ()
+    return (InsertQdq(plan=plan), QuantizeWeights(plan=plan), MergeQdq(), *precision)
 
 
 def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
@@ -25,9 +31,7 @@ def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:
     """
     products.require_digest(plan.model_digest, model_digest(graph), "plan")
     valid = check_onnx(graph) == ""
-    precision = (CastPrecision(),) if plan.base == "float16" else ()
-    passes = (InsertQdq(plan=plan), QuantizeWeights(plan=plan), MergeQdq(), *precision)
-    steps = Pipeline(passes).run(graph)
+    steps = Pipeline(passes_of(plan)).run(graph)
     check_qdq(graph)
     if valid:
         require_valid(graph, "apply")

@@ -7,7 +7,7 @@ quantized keeps its weight in float too: one-sided Q/DQ runs in float with a ker
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -70,11 +70,12 @@ def decide(
             activations.append(_activation(point, *ranges[point.group]))
         done += 1
         progress(done, total)
+    _skip_with(points.needs, skipped)
     weights: list[Decision] = []
     for point in points.weights:
         slots = tuple(s for s in point.slots if s.node not in skipped)
         if slots:
-            weights.append(_weight(graph, point, slots, search=recipe.search_weights))
+            weights.append(weight_decision(graph, point, slots, search=recipe.search_weights))
         done += 1
         progress(done, total)
     return QuantPlan(
@@ -87,6 +88,18 @@ def decide(
         skipped,
         recipe.base,
     )
+
+
+def _skip_with(needs: Mapping[str, Sequence[str]], skipped: dict[str, str]) -> None:
+    """Leave in float what needs a node that stays in float, and what needs that, and so on."""
+    changed = True
+    while changed:
+        changed = False
+        for node, needed in needs.items():
+            lost = next((n for n in needed if n in skipped), None)
+            if lost is not None and node not in skipped:
+                skipped[node] = f"it needs {lost!r}, which stays in float"
+                changed = True
 
 
 def _merged(statistics: Statistics, tensors: list[str]) -> Histogram:
@@ -159,7 +172,17 @@ def _activation(point: Point, qparams: QParams, why: str) -> Decision:
     )
 
 
-def _weight(graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool) -> Decision:
+def weight_decision(
+    graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool
+) -> Decision:
+    """The scales of one weight.
+
+    Args:
+        graph: The prepared graph.
+        point: The weight.
+        slots: Those of its slots that are quantized.
+        search: Whether each scale is searched, or taken from the largest value.
+    """
     tensor = graph.tensor(point.tensor)
     if tensor is None:
         raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")

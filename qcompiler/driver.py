@@ -31,6 +31,8 @@ from qcompiler.data.open import ImageOptions, open_data
 from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
 from qcompiler.emit import emit
+from qcompiler.engine.shapes import Shapes
+from qcompiler.engine.weigh import weighed
 from qcompiler.errors import UnsupportedError, UsageError
 from qcompiler.evaluate import Evaluation
 from qcompiler.graph import Graph, label
@@ -58,6 +60,9 @@ class Options:
         images: How a folder of images becomes inputs.
         custom_ops: Libraries with custom operators for ONNX Runtime.
         seed: Of the synthetic data.
+        force: Quantize what can be, whether it pays on the target or not.
+        shapes: Of dynamic inputs, where engines are compared.
+        gpu: Card that times are estimated for; None for one of the target's.
         points: Scan nothing and take these.
         statistics: Calibrate nothing and take these.
         plan: Decide nothing and do this.
@@ -68,6 +73,9 @@ class Options:
     images: ImageOptions = ImageOptions()  # noqa: RUF009  (frozen)
     custom_ops: Sequence[Path] = ()
     seed: int = 0
+    force: bool = False
+    shapes: Shapes = Shapes()  # noqa: RUF009  (frozen)
+    gpu: str | None = None
     points: Points | None = None
     statistics: Statistics | None = None
     plan: QuantPlan | None = None
@@ -115,7 +123,7 @@ def compile(  # noqa: A001  (the verb of the tool)
     model: Source,
     *,
     data: Data | None = None,
-    recipe: str | Recipe = "int8",
+    recipe: str | Recipe | None = None,
     target: str | Target = "tensorrt",
     evaluation: Evaluation | None = None,
     options: Options | None = None,
@@ -127,7 +135,7 @@ def compile(  # noqa: A001  (the verb of the tool)
         data: Calibration samples: a path (``.npz``, ``.npy``, a folder of either or of images, or
             ``loader.py[:function]``), a mapping of arrays, or any iterable of feeds. Without it
             the inputs are made up, and a warning says so everywhere.
-        recipe: Name, path of a ``.toml``, or a ``Recipe``.
+        recipe: Name, path of a ``.toml``, or a ``Recipe``; None for that of the target.
         target: Name or ``Target``.
         evaluation: Measures a task metric before and after.
         options: Everything else.
@@ -151,18 +159,24 @@ class Compilation:
 
     Args:
         source: The model.
-        recipe: Name, path or recipe.
+        recipe: Name, path or recipe; None for that of the target.
         target: Name or target.
         options: Everything else.
     """
 
     def __init__(
-        self, source: Source, recipe: str | Recipe, target: str | Target, options: Options
+        self,
+        source: Source,
+        recipe: str | Recipe | None,
+        target: str | Target,
+        options: Options,
     ) -> None:
         self.source = source
-        chosen = recipes.find(recipe) if isinstance(recipe, str) else recipe
-        self.recipe = chosen.excluding(options.exclude)
         self.target = targets.find(target) if isinstance(target, str) else target
+        chosen = (
+            recipe if isinstance(recipe, Recipe) else recipes.find(recipe or self.target.recipe)
+        )
+        self.recipe = chosen.excluding(options.exclude)
         self.options = options
         self.journal = Journal(options.progress)
         self.held_out: list[Mapping[str, Any]] = []
@@ -181,7 +195,7 @@ class Compilation:
         return graph
 
     def scan(self, graph: Graph) -> Points:
-        """Propose what to quantize, or take the points that were given.
+        """Propose what to quantize and leave out what does not pay, or take the given points.
 
         Raises:
             UsageError: An ``exclude`` glob matches no node, or could have no effect.
@@ -204,7 +218,18 @@ class Compilation:
                         f"--exclude {glob!r} matches no node",
                         hint="`qcompiler plan MODEL` lists the names of all linear nodes",
                     )
-            return scan(graph, self.recipe, self.target)
+            points = scan(graph, self.recipe, self.target)
+        if self.options.force:
+            return points
+        return weighed(
+            graph,
+            points,
+            self.recipe,
+            self.target,
+            shapes=self.options.shapes,
+            card=self.options.gpu,
+            journal=self.journal,
+        )
 
     def calibrate(self, graph: Graph, points: Points, data: Data | None) -> Statistics:
         """Run the data through the prepared graph, or take the statistics that were given."""

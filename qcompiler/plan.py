@@ -7,6 +7,7 @@ or move a node to ``skipped`` and ``apply`` does exactly that.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -78,6 +79,7 @@ class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         activations: Computed tensors.
         weights: Constants.
         skipped: Node -> why it stays in float.
+        needs: Node -> nodes without which quantizing it is worse than leaving it in float.
     """
 
     model_digest: str
@@ -86,6 +88,7 @@ class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activations: tuple[Point, ...]
     weights: tuple[Point, ...]
     skipped: dict[str, str]
+    needs: dict[str, tuple[str, ...]] = {}
     version: int = VERSION
 
 
@@ -166,8 +169,12 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha256(encode(self)).hexdigest()
 
     def quantized_nodes(self) -> frozenset[str]:
-        """Names of the nodes that will run on quantized weights."""
-        return frozenset(s.node for d in self.weights for s in self.slots(d))
+        """Names of the nodes that multiply two quantized operands, weights or not."""
+        weighted = {s.node for d in self.weights for s in self.slots(d)}
+        operands = Counter(
+            s.node for d in self.activations for s in self.slots(d) if s.role == "activation"
+        )
+        return frozenset(weighted | {node for node, count in operands.items() if count > 1})
 
     def slots(self, decision: Decision) -> tuple[Slot, ...]:
         """Slots of a decision whose nodes are not skipped."""

@@ -8,6 +8,8 @@ Placement is what TensorRT fuses and what transformers survive:
 * of a residual Add in a convolutional network the skip branch only: the other operand is the
   convolution that the Add fuses into (rules E04-E06); an Add that no convolution feeds (a
   transformer's residual stream, an attention mask) is never touched (rule F07);
+* both products of an attention where the target has one kernel for it, else none: query, key,
+  value, probabilities, and the result in front of its projection (rules F02, F18);
 * nothing inside norms, activations, softmax or squeeze-excite gates (rules E09, E13, F14): those
   operators have no weight slot, and gates are recognised by their structure;
 * one tensor, one scale, whoever reads it (rule E15); tensors that are the same values moved about,
@@ -17,39 +19,45 @@ Placement is what TensorRT fuses and what transformers survive:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from qcompiler import ops
+from qcompiler.attention import Attention, attentions
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.plan import Point, Points, Slot, Storage
 from qcompiler.recipe import Recipe
 from qcompiler.targets.base import Layer, Target
 
+_RESIDUAL = Layer("Add", "residual", 0, 0)
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 # An Add's result reaches the next convolution through these without leaving the fused kernel.
 _EPILOGUE = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Add"})
 
 
-def scan(graph: Graph, recipe: Recipe, target: Target) -> Points:
+def scan(
+    graph: Graph, recipe: Recipe, target: Target, leave: Mapping[str, str] | None = None
+) -> Points:
     """Propose what to quantize; the graph is not changed.
 
     Args:
         graph: Prepared graph with inferred shapes.
         recipe: What the user wants.
         target: What the machine can do.
+        leave: Nodes that stay in float whatever the target can do, and why.
 
     Returns:
         Points in graph order, and a reason for every linear operator left in float.
     """
-    found = _Found()
+    found = _Found(left=leave or {})
     for node in graph.nodes:
         reason = _propose(graph, node, recipe, target, found)
         if reason:
             found.skipped[label(node)] = reason
-    if target.residual == "skip":
+    _propose_attentions(graph, recipe, target, found)
+    if target.allows(_RESIDUAL, recipe.base).ok:
         _propose_skips(graph, found)
     found.activations = _in_graph_order(graph, found.activations)
     groups = _groups(graph, list(found.activations))
@@ -63,7 +71,13 @@ def scan(graph: Graph, recipe: Recipe, target: Target) -> Points:
         for w in found.weights.values()
     )
     return Points(
-        model_digest(graph), target.name, recipe.name, activations, weights, found.skipped
+        model_digest(graph),
+        target.name,
+        recipe.name,
+        activations,
+        weights,
+        found.skipped,
+        found.needs,
     )
 
 
@@ -80,6 +94,8 @@ class _Found:
     weights: dict[tuple[str, int | None], _Weight] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
+    needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 def _in_graph_order(graph: Graph, slots: dict[str, list[Slot]]) -> dict[str, list[Slot]]:
@@ -103,15 +119,15 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
         return _both_computed(graph, node)
     data = node.inputs[1 - slot if node.op == "MatMul" else 0]
     weight = node.inputs[slot]
-    reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe)
+    reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe, found.left)
     if reason:
         return reason
     layer = _layer(graph, node, slot, data)
-    verdict = target.allows(layer)
+    verdict = target.allows(layer, recipe.base)
     if not verdict.ok or verdict.row is None:
         return verdict.why
     axis = ops.weight_axis(node, slot, len(ops.constant_shape(weight)))
-    per_axis = axis if verdict.row.weight_granularity == "axis" else None
+    per_axis = axis if verdict.row.granularity == "axis" else None
     key = (weight.name, per_axis)
     found.weights.setdefault(key, _Weight(weight.name, per_axis)).slots.append(
         Slot(label(node), slot, "weight")
@@ -122,7 +138,7 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
     return ""
 
 
-def _excluded(graph: Graph, node: Node, recipe: Recipe) -> str:
+def _excluded(graph: Graph, node: Node, recipe: Recipe, left: Mapping[str, str]) -> str:
     if not recipe.quantize:
         return f"the recipe {recipe.name} quantizes nothing"
     glob = recipe.skips(label(node))
@@ -130,7 +146,7 @@ def _excluded(graph: Graph, node: Node, recipe: Recipe) -> str:
         return f"excluded by {glob!r}"
     if ops.in_gate(graph, node):
         return "inside a squeeze-excite gate [rule E09]"
-    return ""
+    return left.get(label(node), "")
 
 
 def _both_computed(graph: Graph, node: Node) -> str:
@@ -195,6 +211,67 @@ def _rows(node: Node, slot: int, data: Tensor) -> int | None:
         keep = list(data.shape[:-1]) if slot == 1 else [*data.shape[:-2], data.shape[-1]]
     fixed = [d for d in keep if isinstance(d, int)]
     return int(np.prod(fixed)) if len(fixed) == len(keep) else None
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def _propose_attentions(graph: Graph, recipe: Recipe, target: Target, found: _Found) -> None:
+    """Both products of an attention, entirely or not at all, and with what projects its result."""
+    for attention in attentions(graph):
+        reason = _attention_reason(graph, attention, recipe, target, found)
+        names = [label(n) for n in attention.nodes]
+        if reason:
+            found.skipped.update(dict.fromkeys(names, reason))
+            continue
+        for node in attention.nodes:
+            for index, tensor in enumerate(node.inputs):
+                slot = Slot(label(node), index, "activation")
+                found.activations.setdefault(tensor.name, []).append(slot)
+            found.skipped.pop(label(node), None)
+        scores, result = names
+        found.needs[scores] = (result,)
+        found.needs[result] = (scores, *_projections(graph, attention.result))
+        found.nodes.update(names)
+
+
+def _attention_reason(
+    graph: Graph, attention: Attention, recipe: Recipe, target: Target, found: _Found
+) -> str:
+    reasons = (_excluded(graph, n, recipe, found.left) for n in attention.nodes)
+    excluded = next((r for r in reasons if r), "")
+    if excluded:
+        return excluded
+    head, keys = attention.head or 0, attention.keys or 0
+    verdict = target.allows(
+        Layer("Attention", "dense", head, keys, (), attention.queries), recipe.base
+    )
+    if verdict.row is None:  # nothing is known: as any product of two computed tensors
+        return _both_computed(graph, attention.scores)
+    if not verdict.ok:
+        return verdict.why
+    projections = _projections(graph, attention.result)
+    if not projections or not found.nodes.issuperset(projections):
+        return "what reads its result stays in float: attention is quantized entirely [rule F02]"
+    return ""
+
+
+def _projections(graph: Graph, node: Node) -> tuple[str, ...]:
+    """Linear operators that read a result past data movement; none if anything else does."""
+    found: list[str] = []
+    stack = [node.outputs[0]]
+    while stack:
+        tensor = stack.pop()
+        if graph.is_output(tensor):
+            return ()
+        for user, index in graph.users(tensor):
+            if index == 0 and ops.is_weighted(user):
+                found.append(label(user))
+            elif index == 0 and ops.moves_data(user):
+                stack += user.outputs
+            elif not (ops.is_standard(user) and user.op in ("Shape", "Size")):
+                return ()
+    return tuple(sorted(set(found)))
 
 
 # ---------------------------------------------------------------------- residual Add

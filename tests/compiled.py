@@ -6,13 +6,20 @@ from functools import cache
 
 from models import build
 from qcompiler import driver
-from qcompiler.driver import Result
+from qcompiler.driver import Options, Result
 
 
 @cache
-def compiled(name: str = "residual", target: str = "tensorrt") -> Result:
+def compiled(
+    name: str = "residual",
+    target: str = "tensorrt",
+    recipe: str | None = None,
+    *,
+    force: bool = False,
+) -> Result:
     """One compilation on synthetic data of seed 0; do not edit its graph."""
-    return driver.compile(build.load(name), target=target)
+    options = Options(force=force)
+    return driver.compile(build.load(name), target=target, recipe=recipe, options=options)
 
 
 def model_bytes(result: Result) -> bytes:

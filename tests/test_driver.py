@@ -66,7 +66,7 @@ def test_names_and_metadata_survive() -> None:
     metadata = {p.key: p.value for p in after.metadata_props}
     assert metadata["author"] == "somebody"
     assert metadata["qcompiler.target"] == "tensorrt"
-    assert metadata["qcompiler.recipe"] == "int8"
+    assert metadata["qcompiler.recipe"] == "int8+fp16"
     assert metadata["qcompiler.plan_digest"] == result.plan.digest()
     assert metadata["qcompiler.version"] == qcompiler.__version__
 
@@ -109,7 +109,7 @@ def test_a_quantized_tensor_that_is_an_output_keeps_its_name_and_value() -> None
         W=(32, 32),
         V=(32, 32),
     )
-    result = driver.compile(source)
+    result = driver.compile(source, recipe="int8")
     assert "h" in {d.tensor for d in result.plan.activations}
     producer = next(n for n in result.model().graph.node if "h" in n.output)
     assert producer.op_type == "MatMul"
@@ -271,7 +271,7 @@ def test_no_samples_are_the_callers_error() -> None:
 )
 def test_a_model_without_linear_operators_passes_through(text: str, data: Any) -> None:
     for given in (None, data):
-        result = driver.compile(model(text), data=given)
+        result = driver.compile(model(text), data=given, recipe="int8")
         assert (result.plan.activations, result.plan.weights, result.plan.skipped) == ((), (), {})
         assert [n.op_type for n in result.model().graph.node] == [
             n.op_type for n in model(text).graph.node

@@ -193,7 +193,7 @@ def test_a_node_that_is_moved_to_skipped_stays_float() -> None:
 
 
 def test_a_plan_whose_nodes_are_all_skipped_changes_nothing_but_metadata() -> None:
-    plan = compiled().plan
+    plan = compiled(recipe="int8").plan
     slots = [s.node for d in (*plan.activations, *plan.weights) for s in d.slots]
     edited = msgspec.structs.replace(plan, skipped=dict.fromkeys(slots, "by hand"))
     graph, _ = prepare(build.load("residual"), targets.find("tensorrt"))

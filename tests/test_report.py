@@ -119,7 +119,7 @@ def test_a_report_survives_json(name: str) -> None:
 def test_a_report_of_a_compilation() -> None:
     result = compiled("residual")
     report = result.report
-    assert (report.target, report.recipe, report.data) == ("tensorrt", "int8", "synthetic")
+    assert (report.target, report.recipe, report.data) == ("tensorrt", "int8+fp16", "synthetic")
     assert (report.samples, report.held_out) == (7, 1)
     assert report.ops_before["Conv"] == report.ops_after["Conv"] == 6
     pairs = len(result.plan.activations)

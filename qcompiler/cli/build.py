@@ -15,14 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qcompiler.cli.gate import Gating
+    from qcompiler.engine.shapes import Shapes
     from qcompiler.engine.sidecar import Sidecar
     from qcompiler.engine.target_string import EngineTarget
     from qcompiler.progress import Progress
-
-_Words = Annotated[
-    tuple[str, ...],
-    Parameter(consume_multiple=True, help="input:1x3x224x224,mask:1x128 or input:[1,3,224,224]."),
-]
 
 
 def build(  # (a command line has as many options as it has)
@@ -37,9 +33,9 @@ def build(  # (a command line has as many options as it has)
             "tensorrt[-VERSION][:smNN]. Several capabilities give one engine for the weakest."
         ),
     ] = "tensorrt-rtx:sm89",
-    min_shapes: _Words = (),
-    opt_shapes: _Words = (),
-    max_shapes: _Words = (),
+    min_shapes: o.Words = (),
+    opt_shapes: o.Words = (),
+    max_shapes: o.Words = (),
     workspace: Annotated[
         str | None, Parameter(help="Scratch memory a kernel may use, such as 4GiB.")
     ] = None,
@@ -141,8 +137,8 @@ def planned(
         The target of the engine; None if none is wanted.
 
     Raises:
-        UsageError: ``--engine-target`` or ``--gpu`` without ``--engine``, not a target of
-            engines, or not a card of the target.
+        UsageError: ``--engine-target`` without ``--engine``, not a target of engines, or not a
+            card of the target.
         BackendError: The library is not installed.
     """
     from qcompiler.engine import gpus
@@ -153,8 +149,6 @@ def planned(
     if engine is None:
         if engine_target is not None:
             raise UsageError("--engine-target needs --engine PLAN")
-        if gpu is not None:
-            raise UsageError("--gpu needs --engine PLAN")
         return None
     found = parse(engine_target or target)
     gpus.choose(gpu, found.capabilities)
@@ -167,16 +161,18 @@ def built(
     engine: Path | None,
     target: EngineTarget | None,
     gating: Gating,
+    shapes: Shapes,
     progress: Progress,
 ) -> Sidecar | None:
-    """Build what ``compile --engine`` wants, with the options that ``build`` has by default."""
+    """Build what ``compile --engine`` wants, as ``build`` does by default but for the shapes."""
     from qcompiler.engine.build import BuildOptions
     from qcompiler.engine.build import build as run
 
     if engine is None or target is None:
         return None
-    sidecar = run(model, engine, target, progress=progress)
-    return gating.run(sidecar, model, engine, target, BuildOptions(), progress)
+    options = BuildOptions(shapes=shapes)
+    sidecar = run(model, engine, target, options=options, progress=progress)
+    return gating.run(sidecar, model, engine, target, options, progress)
 
 
 def show(model: Path, plan: Path | None, sidecar: Sidecar | None, console: Console) -> None:

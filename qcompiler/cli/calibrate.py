@@ -11,7 +11,7 @@ def calibrate(
     *,
     data: o.Data = None,
     output: o.Output = None,
-    recipe: o.RecipeName = "int8",
+    recipe: o.RecipeName = None,
     target: o.TargetName = "tensorrt",
     exclude: o.Exclude = (),
     overwrite: o.Overwrite = False,
@@ -42,6 +42,7 @@ def calibrate(
             images=o.images(mean, std, layout),
             custom_ops=custom_ops,
             seed=seed,
+            force=True,  # statistics of every tensor that some plan may quantize
             progress=display(quiet=False),
         ),
     )

@@ -25,11 +25,12 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             "tokens (perplexity), or script.py:function.",
         ),
     ] = None,
-    recipe: o.RecipeName = "int8",
+    recipe: o.RecipeName = None,
     target: o.TargetName = "tensorrt",
     output: o.Output = None,
     report: Annotated[Path | None, Parameter(help="Write all figures as JSON.")] = None,
     exclude: o.Exclude = (),
+    force: o.Force = False,
     keep: Annotated[
         Path | None,
         Parameter(
@@ -50,6 +51,9 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
         str | None,
         Parameter(help="Target of the plan, as of `build`; without it that of the compilation."),
     ] = None,
+    min_shapes: o.Words = (),
+    opt_shapes: o.Words = (),
+    max_shapes: o.Words = (),
     gate: UseGate = True,
     gpu: CardName = None,
     overwrite: o.Overwrite = False,
@@ -63,13 +67,15 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     """Quantize a model, verify the result against the original, and write it.
 
     Writes MODEL.RECIPE.onnx beside the model unless -o says otherwise. One in eight samples is held
-    out to verify; numbers are judged with ONNX Runtime's graph optimizations off. With --engine
-    the written model is then built, and the facts about the plan written beside it; one that is
-    slower than the FP16 form of MODEL by the estimate ends with exit code 1.
+    out to verify; numbers are judged with ONNX Runtime's graph optimizations off. For TensorRT for
+    RTX, what is not faster in INT8 stays in 16 bits unless --force is given. With --engine the
+    written model is then built, and the facts about the plan written beside it; one that is slower
+    than the FP16 form of MODEL by the estimate ends with exit code 1.
     """
     from rich.console import Console
 
     from qcompiler import plan as products
+    from qcompiler import targets
     from qcompiler.calibrate import Statistics
     from qcompiler.cli import build as engines
     from qcompiler.cli.display import display
@@ -78,9 +84,13 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     from qcompiler.cli.summary import summarize
     from qcompiler.driver import Options
     from qcompiler.driver import compile as run
+    from qcompiler.engine.shapes import Shapes
+    from qcompiler.engine.shapes import parse as shapes_of
+    from qcompiler.errors import UsageError
     from qcompiler.evaluate import open_evaluation
 
-    output = output or model.with_name(f"{model.stem}.{Path(recipe).stem}.onnx")
+    machine = targets.find(target)
+    output = output or model.with_name(f"{model.stem}.{Path(recipe or machine.recipe).stem}.onnx")
     files = [output, *([report] if report else []), *engines.files(engine)]
     sources = [model, *(p for p in (points, stats, plan) if p)]
     o.refuse_existing(files, overwrite=overwrite, sources=sources)
@@ -88,6 +98,9 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
         keep.mkdir(parents=True, exist_ok=True)
         o.refuse_existing(product_paths(keep), overwrite=overwrite, sources=[*sources, *files])
     planned = engines.planned(engine, engine_target, target, gpu)
+    if gpu is not None and engine is None and not machine.weighs:
+        raise UsageError(f"--gpu says nothing about {target} without --engine PLAN")
+    shapes = Shapes(*(shapes_of(words) for words in (min_shapes, opt_shapes, max_shapes)))
     progress = display(quiet=format == "json")
     result = run(
         model,
@@ -100,6 +113,9 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             images=o.images(mean, std, layout),
             custom_ops=custom_ops,
             seed=seed,
+            force=force,
+            shapes=shapes,
+            gpu=gpu if machine.weighs else None,
             points=products.read(points, products.Points) if points else None,
             statistics=Statistics.read(stats) if stats else None,
             plan=products.read(plan, products.QuantPlan) if plan else None,
@@ -112,7 +128,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     if report is not None:
         products.save(finished, report)
     gating = Gating.planned(model, planned, gpu, wanted=gate)
-    built = engines.built(output, engine, planned, gating, progress)
+    built = engines.built(output, engine, planned, gating, shapes, progress)
     if format == "json":
         sys.stdout.buffer.write(products.encode(finished))
     else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from qcompiler.targets.base import Capability
 
 
 def explain(
@@ -85,10 +88,20 @@ def _target(name: str) -> str:
     from qcompiler import targets
 
     target = targets.find(name)
-    module = importlib.import_module(f"qcompiler.targets.{name.replace('-', '_')}")
+    module = importlib.import_module(f"qcompiler.targets.{target.family.replace('-', '_')}")
     rows = [
-        f"  {r.op:<14}{r.kind:<10}{'quantized' if r.allowed else 'float':<11}"
-        f"{'per ' + r.weight_granularity:<12}{r.note}  [{r.source}]"
-        for r in target.capabilities
+        f"  {r.op:<14}{r.kind:<10}{r.format:<6}{'per ' + r.granularity:<12}{r.verdict:<9}"
+        f"{_where(r):<22}{r.note}  [{r.source}; {r.verified or r.confidence}]"
+        for r in target.rows
     ]
-    return "\n".join([f"target {name}", "", (module.__doc__ or "").strip(), "", *rows])
+    rows.append("  anything else is unknown, and stays in float")
+    head = f"target {name}; recipe without --recipe: {target.recipe}"
+    return "\n".join([head, "", (module.__doc__ or "").strip(), "", *rows])
+
+
+def _where(row: Capability) -> str:
+    """Base types, releases and compute capabilities that a row is limited to."""
+    base = "" if len(row.base) > 1 else f"{row.base[0]} base"
+    releases = " to ".join(row.versions)
+    cards = "-".join(f"sm{c}" for c in dict.fromkeys(row.capabilities))
+    return ", ".join(part for part in (base, releases, cards) if part)

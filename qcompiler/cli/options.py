@@ -19,8 +19,25 @@ Data = Annotated[
         "loader.py[:function] yielding dicts. Without it inputs are made up."
     ),
 ]
-RecipeName = Annotated[str, Parameter(help="Recipe: a name or the path of a .toml file.")]
-TargetName = Annotated[str, Parameter(help="Target: tensorrt, tensorrt-rtx or onnxruntime.")]
+RecipeName = Annotated[
+    str | None,
+    Parameter(help="Recipe: a name or the path of a .toml file; without it that of the target."),
+]
+TargetName = Annotated[
+    str,
+    Parameter(
+        help="Target: tensorrt, tensorrt-rtx or onnxruntime, with a release and compute "
+        "capabilities if they matter: tensorrt-rtx-1.7:sm89."
+    ),
+]
+Force = Annotated[
+    bool,
+    Parameter(negative="", help="Quantize what can be, even where the target is faster without."),
+]
+Words = Annotated[
+    tuple[str, ...],
+    Parameter(consume_multiple=True, help="input:1x3x224x224,mask:1x128 or input:[1,3,224,224]."),
+]
 Exclude = Annotated[
     tuple[str, ...],
     Parameter(consume_multiple=True, help="Globs over node names that stay in float."),

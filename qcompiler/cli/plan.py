@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from qcompiler.cli import options as o
+from qcompiler.cli.gate import CardName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,9 +27,12 @@ def plan(
     ] = None,
     stats: Annotated[Path | None, Parameter(help="Statistics written by `calibrate`.")] = None,
     output: o.Output = None,
-    recipe: o.RecipeName = "int8",
+    recipe: o.RecipeName = None,
     target: o.TargetName = "tensorrt",
     exclude: o.Exclude = (),
+    force: o.Force = False,
+    opt_shapes: o.Words = (),
+    gpu: CardName = None,
     overwrite: o.Overwrite = False,
     format: o.Format = "text",  # noqa: A002
     seed: o.Seed = 0,
@@ -47,6 +51,8 @@ def plan(
     from qcompiler.calibrate import Statistics
     from qcompiler.cli.display import display
     from qcompiler.driver import Compilation, Options
+    from qcompiler.engine.shapes import Shapes
+    from qcompiler.engine.shapes import parse as shapes_of
 
     if output is not None:
         sources = [model, *(p for p in (points, stats) if p)]
@@ -60,6 +66,9 @@ def plan(
             images=o.images(mean, std, layout),
             custom_ops=custom_ops,
             seed=seed,
+            force=force,
+            shapes=Shapes(opt=shapes_of(opt_shapes)),
+            gpu=gpu,
             points=products.read(points, products.Points) if points else None,
             statistics=Statistics.read(stats) if stats else None,
             progress=display(quiet=format == "json"),

@@ -17,7 +17,7 @@ reaches a peak. It compares two engines and predicts no latency.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -116,21 +116,28 @@ def seconds(layers: Sequence[Layer], report: EngineReport, gpu: Gpu) -> float:
         report: On the same listing.
         gpu: Peaks.
     """
+    loose = sum(computing([n], gpu) for n in report.linear if not n.kernel)
+    return loose + sum(time for _, time in kernel_seconds(layers, report, gpu))
+
+
+def kernel_seconds(
+    layers: Sequence[Layer], report: EngineReport, gpu: Gpu
+) -> Iterator[tuple[Layer, float]]:
+    """The roofline time of every kernel."""
     nodes: dict[str, list[LinearNode]] = defaultdict(list)
     for node in report.linear:
         nodes[node.kernel].append(node)
-    total = sum(_computing([n], gpu) for n in nodes.pop("", []))
     for layer in layers:
         if traffic.is_bookkeeping(layer):
             continue
         moved = traffic.read(layer, report.batch) + traffic.written(layer, report.batch)
         # Should two kernels have one name, the first does the work.
-        work = _computing(nodes.pop(layer.name, []), gpu)
-        total += max(moved / (gpu.bandwidth * 1e9), work)
-    return total
+        work = computing(nodes.pop(layer.name, []), gpu)
+        yield layer, max(moved / (gpu.bandwidth * 1e9), work)
 
 
-def _computing(nodes: Sequence[LinearNode], gpu: Gpu) -> float:
+def computing(nodes: Sequence[LinearNode], gpu: Gpu) -> float:
+    """Seconds that linear nodes need at the peak rates of their precisions."""
     return sum(2 * n.macs / gpu.rate(n.precision) for n in nodes)
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+What = Literal["runs", "loses", "float", "refused"]
+"""``runs`` in the row's format; ``loses``: runs, but costs more than it saves; ``float``: falls
+back; ``refused``: there is no engine."""
+
+Confidence = Literal["tried", "documented", "reported"]
+"""``tried`` in a real build, ``documented`` by the vendor, or ``reported`` by users."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The facts about one linear operator that a row may ask for.
+    """The facts about one operator that a row may ask for.
 
     Attributes:
-        op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``.
-        kind: ``dense``, ``grouped`` or ``depthwise``; a matrix product is ``dense``, or ``merged``
-            if its result is split into equal parts.
-        inputs: Input channels a group, or K of a matrix product.
-        outputs: Output channels, or N.
+        op: ``Conv``, ``ConvTranspose``, ``Gemm`` or ``MatMul``; ``Attention`` for the two products
+            around a softmax; ``Add`` for a residual.
+        kind: Of a convolution ``dense``, ``grouped`` or ``depthwise``; a matrix product is
+            ``dense``, or ``merged`` if its result is split into equal parts; an Add ``residual``.
+        inputs: Input channels a group, or K of a matrix product; elements of an attention's head.
+        outputs: Output channels, or N; keys of an attention, 0 if their number is not fixed.
         kernel: Spatial kernel size, ``()`` for matrix products.
-        rows: M of a matrix product if it is known, else None.
+        rows: M of a matrix product, or queries of an attention, if it is known, else None.
     """
 
     op: str
@@ -27,25 +37,50 @@ class Layer:
     rows: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Capability:
     """One row: what becomes of an operator whose operands are quantized.
 
     Attributes:
-        op: Operator.
-        kind: ``dense``, ``grouped``, ``depthwise`` or ``merged``.
-        allowed: Whether planning may quantize it.
-        weight_granularity: ``axis`` or ``tensor``.
-        note: Why, in a few words; it becomes the reason in the plan when the row forbids.
-        source: Where the row comes from: a rule id, or a recorded build.
+        op: Operator, as in ``Layer``.
+        kind: As in ``Layer``.
+        format: Storage format of both operands.
+        granularity: Of the weight's scales: ``axis``, ``tensor`` or ``ratio`` (one scalar scale in
+            the graph, and the ratios of the channels as a ``Mul`` behind the operator).
+        verdict: What the library does.
+        note: Why, in a few words; it becomes the reason in the plan unless the layer ``runs``.
+        source: Rule id, or document.
+        confidence: How it is known.
+        verified: Library and release whose builds showed it; empty if it was not tried.
+        base: Element types of the float graph that it holds for.
+        versions: Releases that it holds for: the least, and the first that it does not; ``()`` for
+            all.
+        capabilities: Compute capabilities that it holds for, such as 89: least and most; ``()``
+            for all.
     """
 
     op: str
     kind: str
-    allowed: bool
-    weight_granularity: str
+    format: str = "int8"
+    granularity: str
+    verdict: What
     note: str
     source: str
+    confidence: Confidence
+    verified: str = ""
+    base: tuple[str, ...] = ("float32", "float16")
+    versions: tuple[str, str] | tuple[()] = ()
+    capabilities: tuple[int, int] | tuple[()] = ()
+
+    def holds(self, version: str, capability: int | None) -> bool:
+        """Whether the row is about a release (empty: any) and a compute capability."""
+        if self.versions and version:
+            low, high = (_numbers(v) for v in self.versions)
+            if not low <= _numbers(version) < high:
+                return False
+        if not self.capabilities:
+            return True
+        return capability is not None and self.capabilities[0] <= capability <= self.capabilities[1]
 
 
 @dataclass(frozen=True)
@@ -57,51 +92,97 @@ class Verdict:
     row: Capability | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A machine, as far as planning needs to know it.
 
     Attributes:
-        name: Name on the command line.
+        name: As on the command line, release and compute capabilities included.
+        family: Library that the rows are about: the name without these.
+        recipe: The recipe that is taken if none is named.
         activation_format: Storage format of activations.
         symmetric: Whether zero points must be zero.
         opset: Operator set the output is written in, unless the model already has a newer one.
         max_opset: Newest operator set the target reads.
-        residual: Which operands of a convolutional residual Add are quantized: ``skip`` or
-            ``none``.
         least_reduction: K under which a matrix product is left in float.
         least_outputs: N under which a matrix product is left in float.
         grouped_kernel: Side of the kernel under which a grouped convolution is left in float.
         grouped_channels: A grouped convolution is left in float unless its output channels are a
             multiple of this.
-        capabilities: The rows.
+        heads: Elements of a head that low-precision attention takes.
+        most_keys: Most keys of it.
+        free_keys: Whether it may be tried where the number of keys is not fixed.
+        weighs: Whether quantizing must pay against FP16, and whoever compiles must ask.
+        rows: The capability rows; the first that fits is the answer.
+        version: Release, such as ``1.7``; empty for any.
+        capabilities: Compute capabilities, such as 89; a layer must run on all of them.
     """
 
     name: str
+    family: str
+    recipe: str = "int8"
     activation_format: str
     symmetric: bool
     opset: int
     max_opset: int
-    residual: str
-    least_reduction: int
-    least_outputs: int
-    grouped_kernel: int
-    grouped_channels: int
-    capabilities: tuple[Capability, ...]
+    least_reduction: int = 16
+    least_outputs: int = 16
+    grouped_kernel: int = 1
+    grouped_channels: int = 1
+    heads: tuple[int, ...] = ()
+    most_keys: int = 0
+    free_keys: bool = False
+    weighs: bool = False
+    rows: tuple[Capability, ...]
+    version: str = ""
+    capabilities: tuple[int, ...] = ()
 
-    def allows(self, layer: Layer) -> Verdict:
-        """Look a layer up."""
-        row = next((r for r in self.capabilities if (r.op, r.kind) == (layer.op, layer.kind)), None)
+    def at(self, name: str, version: str, capabilities: tuple[int, ...]) -> Target:
+        """The same family, for one release and some compute capabilities; empty for its own."""
+        return replace(
+            self, name=name, version=version, capabilities=capabilities or self.capabilities
+        )
+
+    def rows_for(self, capability: int | None) -> Iterator[Capability]:
+        """Rows that hold for this release and a compute capability."""
+        return (r for r in self.rows if r.holds(self.version, capability))
+
+    def allows(self, layer: Layer, base: str = "float32") -> Verdict:
+        """Look a layer up, for the compute capability that says no first.
+
+        Args:
+            layer: The layer.
+            base: Element type of the float graph around it.
+        """
+        verdicts = [self._allows(layer, base, c) for c in self.capabilities or (None,)]
+        return next((v for v in verdicts if not v.ok), verdicts[0])
+
+    def _allows(self, layer: Layer, base: str, capability: int | None) -> Verdict:
+        key = (layer.op, layer.kind, "int8")
+        rows = (r for r in self.rows_for(capability) if base in r.base)
+        row = next((r for r in rows if (r.op, r.kind, r.format) == key), None)
         if row is None:
             return Verdict(
                 False, f"unknown on {self.name}: no row for {layer.op} {layer.kind}", None
             )
-        if not row.allowed:
+        if row.verdict != "runs":
             return Verdict(False, f"{row.note} [{row.source}]", row)
-        shape = self._shape_reason(layer)
-        return Verdict(shape == "", shape, row)
+        why = self._attention_reason(layer) if layer.op == "Attention" else self._reason(layer)
+        return Verdict(why == "", why, row)
 
-    def _shape_reason(self, layer: Layer) -> str:
+    def _attention_reason(self, layer: Layer) -> str:
+        if layer.inputs not in self.heads:
+            sizes = ", ".join(map(str, self.heads))
+            return f"INT8 attention takes heads of {sizes}, not {layer.inputs} [rule F02]"
+        if layer.rows == 1:
+            return "attention of one query gains nothing from INT8 [rule D16]"
+        if layer.outputs > self.most_keys:
+            return f"INT8 attention takes {self.most_keys} keys, not {layer.outputs} [rule F02]"
+        if not layer.outputs and not self.free_keys:
+            return f"INT8 attention takes {self.most_keys} keys; their number is free [rule F02]"
+        return ""
+
+    def _reason(self, layer: Layer) -> str:
         if layer.op in ("MatMul", "Gemm"):
             if layer.rows == 1 or layer.outputs == 1:
                 return "a matrix-vector product gains nothing from INT8 [rule D16]"
@@ -118,3 +199,7 @@ class Target:
                 "output channels may have no INT8 kernel [rules D12, D13]"
             )
         return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

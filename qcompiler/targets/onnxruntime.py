@@ -6,31 +6,37 @@ Its x86 kernels multiply unsigned activations by signed weights (onnxruntime doc
 
 from __future__ import annotations
 
+from functools import partial
+
 from qcompiler.targets.base import Capability, Target
 
-_DOC = "onnxruntime documentation, Quantize ONNX models"
+_row = partial(
+    Capability,
+    granularity="axis",
+    source="onnxruntime documentation, Quantize ONNX models",
+    confidence="documented",
+)
+_none = partial(_row, verdict="float", note="there is no integer kernel")
 
 TARGET = Target(
     name="onnxruntime",
+    family="onnxruntime",
+    recipe="int8",
     activation_format="uint8",
     symmetric=False,
     opset=21,
     max_opset=27,
-    residual="skip",
-    least_reduction=16,
-    least_outputs=16,
-    grouped_kernel=1,
-    grouped_channels=1,
-    capabilities=(
-        Capability("Conv", "dense", True, "axis", "QLinearConv", _DOC),
-        Capability("Conv", "grouped", True, "axis", "QLinearConv", _DOC),
-        Capability("Conv", "depthwise", True, "axis", "QLinearConv", _DOC),
-        Capability("ConvTranspose", "dense", False, "axis", "there is no integer kernel", _DOC),
-        Capability("ConvTranspose", "grouped", False, "axis", "there is no integer kernel", _DOC),
-        Capability("ConvTranspose", "depthwise", False, "axis", "there is no integer kernel", _DOC),
-        Capability("Gemm", "dense", True, "axis", "QGemm", _DOC),
-        Capability("MatMul", "dense", True, "axis", "MatMulIntegerToFloat", _DOC),
-        Capability("Gemm", "merged", True, "axis", "QGemm", _DOC),
-        Capability("MatMul", "merged", True, "axis", "MatMulIntegerToFloat", _DOC),
+    rows=(
+        _row(op="Conv", kind="dense", verdict="runs", note="QLinearConv"),
+        _row(op="Conv", kind="grouped", verdict="runs", note="QLinearConv"),
+        _row(op="Conv", kind="depthwise", verdict="runs", note="QLinearConv"),
+        _none(op="ConvTranspose", kind="dense"),
+        _none(op="ConvTranspose", kind="grouped"),
+        _none(op="ConvTranspose", kind="depthwise"),
+        _row(op="Gemm", kind="dense", verdict="runs", note="QGemm"),
+        _row(op="Gemm", kind="merged", verdict="runs", note="QGemm"),
+        _row(op="MatMul", kind="dense", verdict="runs", note="MatMulIntegerToFloat"),
+        _row(op="MatMul", kind="merged", verdict="runs", note="MatMulIntegerToFloat"),
+        _row(op="Add", kind="residual", verdict="runs", note="QLinearAdd"),
     ),
 )

@@ -1,46 +1,70 @@
 """Full TensorRT 10.x and 11.x, data centre and Jetson: the documented form of the graph.
 
 Nothing here was run on full TensorRT (its libraries cannot be installed without its index); rows
-cite the rule book.  What the parser and builder of TensorRT for RTX accept is tested.
+cite the rule book.  What the parser and builder of TensorRT for RTX accept is tested, and a row
+that rests on them says so in ``verified``.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from qcompiler.targets.base import Capability, Target
 
-_BUILD = "recorded build, tensorrt-rtx 1.7.1; the work of a graph pass that both libraries have"
-_SPLIT = "with per-channel scales the Split is pushed through the product, which then runs in float"
+_row = partial(Capability, granularity="axis", verdict="runs", confidence="documented")
+_refused = partial(
+    _row,
+    op="ConvTranspose",
+    granularity="tensor",
+    verdict="refused",
+    note="a grouped quantized ConvTranspose is refused",
+    source="rule D07",
+)
+# The work of a graph pass that both libraries have.
+_merged = partial(
+    _row,
+    kind="merged",
+    granularity="tensor",
+    note="per-channel, the Split is pushed through the product, which then runs in float",
+    source="recorded build",
+    confidence="tried",
+    verified="tensorrt-rtx 1.7.1",
+)
 
 TARGET = Target(
     name="tensorrt",
+    family="tensorrt",
+    recipe="int8+fp16",
     activation_format="int8",
     symmetric=True,
     opset=21,
     max_opset=24,
-    residual="skip",
-    least_reduction=16,
-    least_outputs=16,
     grouped_kernel=3,
     grouped_channels=8,
-    capabilities=(
-        Capability("Conv", "dense", True, "axis", "INT8 kernel", "rules D01, D06"),
-        Capability("Conv", "grouped", True, "axis", "INT8 kernel", "rules D06, D12"),
-        Capability("Conv", "depthwise", True, "axis", "INT8 kernel", "rules D06, D13"),
-        Capability(
-            "ConvTranspose", "dense", True, "tensor",
-            "per-channel scales are fragile, per-tensor ones are not", "rule D07",
+    heads=(16, 32, 64),
+    most_keys=512,
+    capabilities=(80,),
+    rows=(
+        _row(op="Conv", kind="dense", note="INT8 kernel", source="rules D01, D06"),
+        _row(op="Conv", kind="grouped", note="INT8 kernel", source="rules D06, D12"),
+        _row(op="Conv", kind="depthwise", note="INT8 kernel", source="rules D06, D13"),
+        _row(
+            op="ConvTranspose", kind="dense", granularity="tensor", source="rule D07",
+            note="per-channel scales are fragile, per-tensor ones are not",
         ),
-        Capability(
-            "ConvTranspose", "grouped", False, "tensor",
-            "a grouped quantized ConvTranspose is refused", "rule D07",
+        _refused(kind="grouped"),
+        _refused(kind="depthwise"),
+        _row(op="Gemm", kind="dense", note="INT8 kernel", source="rules D01, D05, D06"),
+        _row(op="MatMul", kind="dense", note="INT8 kernel", source="rules D01, D06"),
+        _merged(op="Gemm"),
+        _merged(op="MatMul"),
+        _row(
+            op="Attention", kind="dense", granularity="tensor", base=("float16",),
+            note="one INT8 kernel", source="rule F02",
         ),
-        Capability(
-            "ConvTranspose", "depthwise", False, "tensor",
-            "a grouped quantized ConvTranspose is refused", "rule D07",
+        _row(
+            op="Add", kind="residual", granularity="tensor",
+            note="the skip branch, the other operand fuses", source="rules E04, E06",
         ),
-        Capability("Gemm", "dense", True, "axis", "INT8 kernel", "rules D01, D05, D06"),
-        Capability("MatMul", "dense", True, "axis", "INT8 kernel", "rules D01, D06"),
-        Capability("Gemm", "merged", True, "tensor", _SPLIT, _BUILD),
-        Capability("MatMul", "merged", True, "tensor", _SPLIT, _BUILD),
     ),
 )  # fmt: skip

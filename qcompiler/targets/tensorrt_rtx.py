@@ -1,50 +1,74 @@
 """TensorRT for RTX: what its compiler was seen to do, kernel by kernel.
 
-Rows marked "recorded build" were read from the layer listing of tensorrt-rtx 1.7.1, SM 8.6, 8.9 and
-12.0; nothing was timed.
+Rows that name a release under ``verified`` were read from the layer listing of that release, built
+for SM 7.5, 8.6, 8.9 and 12.0; nothing was timed.  Its INT8 convolution never writes INT8: whatever
+follows, the sum leaves the kernel in 16 bits (with per-channel scales even in 32) and a kernel of
+its own rounds it.  So quantizing must pay for that, and whoever compiles weighs it against FP16.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from qcompiler.targets.base import Capability, Target
 
-_BUILD = "recorded build, tensorrt-rtx 1.7.1"
-
-_SPLIT = "with per-channel scales the Split is pushed through the product, which then runs in float"
+_row = partial(
+    Capability,
+    source="recorded build",
+    confidence="tried",
+    verified="tensorrt-rtx 1.7.1",
+)
+_float = partial(_row, granularity="tensor", verdict="float")
+_merged = partial(
+    _row,
+    kind="merged",
+    granularity="tensor",
+    verdict="runs",
+    note="per-channel, the Split is pushed through the product, which then runs in float",
+)
+_TURING = (75, 75)
 
 TARGET = Target(
     name="tensorrt-rtx",
+    family="tensorrt-rtx",
+    recipe="int8+fp16",
     activation_format="int8",
     symmetric=True,
     opset=21,
     max_opset=24,
-    residual="skip",
-    least_reduction=16,
-    least_outputs=16,
-    grouped_kernel=1,
-    grouped_channels=1,
-    capabilities=(
-        Capability("Conv", "dense", True, "tensor", "per-channel scales write FP32", _BUILD),
-        Capability(
-            "Conv", "grouped", False, "tensor",
-            "a grouped INT8 convolution loses the fusion of bias and activation", _BUILD,
+    heads=(16, 32, 64),
+    most_keys=512,
+    free_keys=True,
+    weighs=True,
+    capabilities=(89,),
+    rows=(
+        _float(op="Conv", kind="dense", capabilities=_TURING, note="runs in FP16 on SM 7.5"),
+        _row(
+            op="Conv", kind="dense", granularity="tensor", verdict="runs",
+            note="per-channel scales write FP32",
         ),
-        Capability(
-            "Conv", "depthwise", False, "tensor",
-            "an INT8 depthwise convolution stores its activation fourfold", _BUILD,
+        _row(
+            op="Conv", kind="grouped", granularity="tensor", verdict="loses",
+            note="a grouped INT8 convolution loses the fusion of bias and activation",
         ),
-        Capability(
-            "ConvTranspose", "dense", False, "tensor", "never runs in INT8", _BUILD,
+        _row(
+            op="Conv", kind="depthwise", granularity="tensor", verdict="loses",
+            note="an INT8 depthwise convolution stores its activation fourfold",
         ),
-        Capability(
-            "ConvTranspose", "grouped", False, "tensor", "never runs in INT8", _BUILD,
+        _float(op="ConvTranspose", kind="dense", note="never runs in INT8"),
+        _float(op="ConvTranspose", kind="grouped", note="never runs in INT8"),
+        _float(op="ConvTranspose", kind="depthwise", note="never runs in INT8"),
+        _row(op="Gemm", kind="dense", granularity="axis", verdict="runs", note="INT8 kernel"),
+        _row(op="MatMul", kind="dense", granularity="axis", verdict="runs", note="INT8 kernel"),
+        _merged(op="Gemm"),
+        _merged(op="MatMul"),
+        _row(
+            op="Attention", kind="dense", granularity="tensor", verdict="runs",
+            base=("float16",), note="one INT8 kernel",
         ),
-        Capability(
-            "ConvTranspose", "depthwise", False, "tensor", "never runs in INT8", _BUILD,
+        _row(
+            op="Add", kind="residual", granularity="tensor", verdict="runs",
+            note="the skip branch, the other operand fuses",
         ),
-        Capability("Gemm", "dense", True, "axis", "INT8 kernel", _BUILD),
-        Capability("MatMul", "dense", True, "axis", "INT8 kernel", _BUILD),
-        Capability("Gemm", "merged", True, "tensor", _SPLIT, _BUILD),
-        Capability("MatMul", "merged", True, "tensor", _SPLIT, _BUILD),
     ),
 )  # fmt: skip

@@ -103,9 +103,9 @@ def test_compile_builds_what_it_wrote(run: Run, mlp: Path) -> None:
     plan = mlp.with_name("out.plan")
     ran = run("compile", mlp, "--engine", plan, "--engine-target", "tensorrt-rtx:sm86", "--no-gate")
     assert ran.code == 0, ran.err
-    assert names(mlp.parent) == ["mlp.int8.onnx", "mlp.onnx", "out.plan", "out.plan.json"]
+    assert names(mlp.parent) == ["mlp.int8+fp16.onnx", "mlp.onnx", "out.plan", "out.plan.json"]
     assert "SM86" in ran.out
-    assert '"model": "mlp.int8.onnx"' in mlp.with_name("out.plan.json").read_text()
+    assert '"model": "mlp.int8+fp16.onnx"' in mlp.with_name("out.plan.json").read_text()
 
 
 def test_the_target_of_a_compilation_is_that_of_its_engine(run: Run, mlp: Path) -> None:

@@ -128,8 +128,8 @@ def test_a_reader_that_went_away_is_no_error(
 
 
 VERBS: list[tuple[str, str, tuple[str, ...]]] = [
-    ("compile", "mlp.int8.onnx", ()),
-    ("compile", "mlp.int8.onnx.data", ()),
+    ("compile", "mlp.int8+fp16.onnx", ()),
+    ("compile", "mlp.int8+fp16.onnx.data", ()),
     ("calibrate", "mlp.stats.npz", ()),
     ("plan", "p.json", ("-o", "p.json")),
     ("compile", "r.json", ("--report", "r.json")),
@@ -264,5 +264,5 @@ def test_compile_is_the_verb_of_a_first_argument_that_is_none(
 ) -> None:
     ran = run("--seed", "3", mlp, "--format", "json")
     assert ran.code == 0
-    assert ran.document()["recipe"] == "int8"
+    assert ran.document()["recipe"] == "int8+fp16"
     assert qcompiler.cli.VERBS["compile"].startswith("Quantize a model")

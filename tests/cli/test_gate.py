@@ -32,7 +32,7 @@ def test_a_regret_is_written_all_the_same_and_ends_with_1(run: Run, residual: Pa
     code, out, _err = _compile(run, residual)
     assert code == 1
     assert names(residual.parent) == [
-        "m.plan", "m.plan.json", "residual.int8.onnx", "residual.onnx",
+        "m.plan", "m.plan.json", "residual.int8+fp16.onnx", "residual.onnx",
     ]  # fmt: skip
     lines = [line.rstrip() for line in out.splitlines()]
     assert lines[-1] == SLOWER
@@ -54,7 +54,7 @@ def test_a_regret_is_written_all_the_same_and_ends_with_1(run: Run, residual: Pa
 
 def test_json_holds_the_verdict_and_standard_error_says_it(run: Run, residual: Path) -> None:
     assert _compile(run, residual, "--no-gate")[0] == 0
-    compiled = residual.with_name("residual.int8.onnx")
+    compiled = residual.with_name("residual.int8+fp16.onnx")
     ran = run("build", compiled, "--source", residual, "--format", "json", "--overwrite")
     assert ran.code == 1
     assert ran.err.splitlines()[-1] == SLOWER
@@ -105,7 +105,10 @@ def test_without_a_card_of_the_capability_the_verdict_is_unknown(run: Run, mlp: 
         (["build", "--gpu", "RTX 6090"], "known are: T4, A100, RTX 3090"),
         (["build", "--gpu", "RTX 3090"], "the RTX 3090 is SM86; the engine is for SM89"),
         (["build", "--source", "nowhere.onnx"], "nowhere.onnx"),
-        (["compile", "--gpu", "RTX 4090"], "--gpu needs --engine PLAN"),
+        (
+            ["compile", "--gpu", "RTX 4090"],
+            "--gpu says nothing about tensorrt without --engine PLAN",
+        ),
         (
             ["compile", "--target", "tensorrt-rtx", "--engine", "m.plan", "--gpu", "RTX 6090"],
             "known are: T4",

@@ -23,7 +23,7 @@ def _text(**changes: Any) -> str:
 
 def test_the_figures_of_a_compilation() -> None:
     text = _text(model="m.onnx", output="o.onnx", bytes_before=4000, bytes_after=1000)
-    assert text.splitlines()[0] == "m.onnx -> o.onnx  int8 for tensorrt"
+    assert text.splitlines()[0] == "m.onnx -> o.onnx  int8+fp16 for tensorrt"
     assert "6 of 7 linear nodes" in text
     assert "4.00 kB -> 1.00 kB (25%)" in text
     assert "synthetic: 7 samples, 1 held out to verify" in text

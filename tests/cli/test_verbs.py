@@ -41,7 +41,7 @@ def test_compile_writes_beside_the_model_and_prints_half_a_page(
     before = mlp.read_bytes(), mlp.stat().st_mtime_ns
     ran = run(*verb, mlp)
     assert ran.code == 0
-    assert names(mlp.parent) == ["mlp.int8.onnx", "mlp.onnx"]
+    assert names(mlp.parent) == ["mlp.int8+fp16.onnx", "mlp.onnx"]
     assert (mlp.read_bytes(), mlp.stat().st_mtime_ns) == before
     assert "quantized  3 of 3 linear nodes, 100.0% of MACs, 100.0% of weight bytes" in ran.out
     assert "output y   SQNR" in ran.out
@@ -53,7 +53,7 @@ def test_the_synthetic_warning_comes_first_and_last(run: Run, mlp: Path) -> None
     ran = run(mlp)
     assert f"warning: {WARNING}" in ran.err
     assert WARNING in ran.out.splitlines()[-1] or WARNING in ran.out.splitlines()[-2]
-    written = onnx.load(mlp.with_name("mlp.int8.onnx"))
+    written = onnx.load(mlp.with_name("mlp.int8+fp16.onnx"))
     assert {p.key: p.value for p in written.metadata_props}["qcompiler.warning"] == WARNING
 
 
@@ -72,8 +72,8 @@ def test_json_is_one_document_and_alone_on_standard_output(run: Run, mlp: Path) 
     assert document["synthetic"] is True
     assert WARNING in document["warnings"]
     assert f"warning: {WARNING}" in ran.err
-    assert document["output"] == str(mlp.with_name("mlp.int8.onnx"))
-    assert document["bytes_after"] == mlp.with_name("mlp.int8.onnx").stat().st_size
+    assert document["output"] == str(mlp.with_name("mlp.int8+fp16.onnx"))
+    assert document["bytes_after"] == mlp.with_name("mlp.int8+fp16.onnx").stat().st_size
     found = msgspec.json.decode(ran.out, type=Report)
     assert found.coverage.nodes == 3
 
@@ -82,9 +82,9 @@ def test_equal_outputs_are_numbers_in_json(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "int8_already.onnx"
     onnx.save(build.load("int8_already"), path)
     np.savez(tmp_path / "x.npz", x=normal("data", (3, 16, 16, 16)))
-    ran = run(path, "--data", tmp_path / "x.npz", "--format", "json")
+    ran = run(path, "--data", tmp_path / "x.npz", "--format", "json", "--recipe", "int8")
     assert [o["sqnr_db"] for o in ran.document()["outputs"]] == [999.0]
-    text = run(path, "--data", tmp_path / "x.npz", "--overwrite").out
+    text = run(path, "--data", tmp_path / "x.npz", "--recipe", "int8", "--overwrite").out
     assert "SQNR equal, cosine 1.00000  (ONNX Runtime optimized: equal)" in text
 
 
@@ -98,12 +98,13 @@ def test_exclude_target_and_output(run: Run, mlp: Path) -> None:
         "/fc1/*",
         "/fc3/*",
         "--target",
-        "tensorrt-rtx",
+        "tensorrt-rtx-1.7:sm86",
+        "--force",
         "--format",
         "json",
     )
     document = ran.document()
-    assert document["target"] == "tensorrt-rtx"
+    assert document["target"] == "tensorrt-rtx-1.7:sm86"
     assert document["skipped"] == {
         "/fc1/MatMul": "excluded by '/fc1/*'",
         "/fc3/Gemm": "excluded by '/fc3/*'",
@@ -181,7 +182,7 @@ def test_an_edited_plan_is_what_apply_does(run: Run, mlp: Path) -> None:
     assert f"warning: {WARNING}" in ran.out
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
     assert float(constants["x_scale"]) == 0.25
-    assert constants["fc2.weight"].dtype == np.float32
+    assert constants["fc2.weight"].dtype == np.float16
 
 
 def test_calibrate_says_what_it_saw(run: Run, mlp: Path) -> None:
@@ -204,7 +205,7 @@ def test_plan_as_json_is_the_plan(run: Run, mlp: Path) -> None:
     out = mlp.with_name("p.json")
     ran = run("plan", mlp, "--format", "json", "-o", out)
     assert ran.out == out.read_text()
-    assert products.read(out, QuantPlan).recipe == "int8"
+    assert products.read(out, QuantPlan).recipe == "int8+fp16"
 
 
 # ---------------------------------------------------------------------- lint, passes, explain
@@ -320,8 +321,12 @@ def test_explain_prints_the_documentation(run: Run, kind: str, name: str) -> Non
 
 def test_explain_a_target_shows_its_rows_with_their_sources(run: Run) -> None:
     text = run("explain", "tensorrt-rtx").out
-    for row in targets.find("tensorrt-rtx").capabilities:
-        assert f"{row.note}  [{row.source}]" in text
+    for row in targets.find("tensorrt-rtx").rows:
+        assert f"{row.note}  [{row.source}; {row.verified or row.confidence}]" in text
+        assert row.verdict in text
+    assert "float16 base" in text
+    assert "sm75" in text
+    assert "anything else is unknown" in text
 
 
 def test_explain_a_name_of_two_things_shows_both(run: Run) -> None:

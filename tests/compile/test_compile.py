@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from models import build
 from qcompiler import driver, ops, targets
 from qcompiler import recipe as recipes
 from qcompiler.backends import tensorrt
-from qcompiler.driver import Result
+from qcompiler.driver import Options, Result
 from qcompiler.graph import label
 from qcompiler.load import load
 from qcompiler.recipe import Recipe
@@ -37,17 +36,12 @@ SHAPES = {
     "decoder_kv": {"input_ids": (1, 16), "past_key": (1, 2, 8, 16), "past_value": (1, 2, 8, 16)}
 }
 _SCALE = re.compile(r"^(# \S+_scale(?:_\d+)?: float = )(\S+)$", re.MULTILINE)
-# A convolution or matrix product, and the type of its first input.
-_PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)")
+# A convolution, matrix product or attention, and the type of its first input.
+_PRODUCT = re.compile(
+    r"(?:LayerType: (?:correlation|gemm|runtime_fusion), |Name: _gem[mv]_mha.*?)"
+    r"Inputs: .*?Datatype: (\w+)"
+)
 every_model = pytest.mark.parametrize("name", build.names())
-
-
-@cache
-def _compiled(name: str, target: str, recipe: str) -> Result:
-    """As ``compiled``, with any recipe."""
-    if recipe == "int8":
-        return compiled(name, target)
-    return driver.compile(build.load(name), target=target, recipe=recipe)
 
 
 PLAIN = Recipe(name="int8", range="minmax", search_weights=False)
@@ -61,7 +55,8 @@ def _text(result: Result) -> str:
 @pytest.mark.parametrize("target", targets.names())
 def test_process_replay(name: str, target: str, update_goldens: bool) -> None:
     path = HERE / f"{name}.{target}.txt"
-    text = _text(driver.compile(build.load(name), target=target, recipe=PLAIN))
+    options = Options(force=True)
+    text = _text(driver.compile(build.load(name), target=target, recipe=PLAIN, options=options))
     if update_goldens:
         path.write_text(text)
         return
@@ -81,12 +76,13 @@ def test_no_listing_is_left_over() -> None:
         ("tensorrt", "int8+fp16"),
         ("tensorrt", "fp16"),
         ("tensorrt-rtx", "int8"),
+        ("tensorrt-rtx", "int8+fp16"),
     ],
 )
 def test_tensorrt_builds_it_and_runs_every_quantized_node_in_int8(
     name: str, target: str, recipe: str, tmp_path: Path
 ) -> None:
-    result = _compiled(name, target, recipe)
+    result = compiled(name, target, recipe, force=True)
     result.save(tmp_path / "model.onnx")
     verdict = tensorrt.build(
         tmp_path / "model.onnx", capability="SM89", shapes=SHAPES.get(name), keep_log=True
@@ -114,7 +110,7 @@ def test_every_recipe_compiles_every_model_for_every_target(
     name: str, target: str, recipe: str, tmp_path: Path
 ) -> None:
     """Lint is clean, every point has its answer, and ONNX Runtime runs it closely enough."""
-    result = _compiled(name, target, recipe)
+    result = compiled(name, target, recipe)
     path = tmp_path / "model.onnx"
     result.save(path)
     onnx.checker.check_model(path, full_check=True)
@@ -147,6 +143,6 @@ def test_the_floor_is_what_its_derivation_says() -> None:
 def test_a_model_in_which_nothing_is_quantized_computes_what_it_did() -> None:
     source = build.load("int8_already")
     feeds = feeds_for(session(source))
-    before, after = run(source, feeds), run(compiled("int8_already").model(), feeds)
+    before, after = run(source, feeds), run(compiled("int8_already", recipe="int8").model(), feeds)
     for x, y in zip(before, after, strict=True):
         np.testing.assert_array_equal(x, y)

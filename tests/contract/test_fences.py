@@ -23,6 +23,7 @@ LAYERS = (
         "surgeon",
         "graph",
         "match",
+        "attention",
         "verify",
         "text",
         "ops",

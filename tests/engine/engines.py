@@ -20,7 +20,7 @@ from tests.compiled import compiled
 @cache
 def model(name: str) -> ModelProto:
     """One of ``models/``, compiled for TensorRT for RTX; do not edit it."""
-    return compiled(name, "tensorrt-rtx").model()
+    return compiled(name, "tensorrt-rtx", "int8", force=True).model()
 
 
 @cache
