@@ -37,6 +37,7 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
+from qcompiler import formats
 from qcompiler.errors import InputError, UsageError, VerifyError
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.pipeline import Effect, Pass
@@ -53,6 +54,8 @@ from qcompiler.precision import (
     narrow,
 )
 
+# Of the codes that a narrow scale may need anew.
+_FORMATS = {str(f.dtype): f for f in (formats.get("int8"), formats.get("fp8_e4m3"))}
 # Attributes that name the element type of a result.
 _TYPE_ATTRIBUTES = ("to", "output_dtype")
 
@@ -256,7 +259,8 @@ class _Rewrite:
     def _recode(self, node: Node, scale: Tensor) -> None:
         """Make up in the codes of a weight for what its scale loses in float16."""
         codes = node.inputs[0]
-        if node.op != "DequantizeLinear" or codes.dtype != np.int8 or node.attrs.get("block_size"):
+        element = _FORMATS.get(str(codes.dtype))
+        if node.op != "DequantizeLinear" or element is None or node.attrs.get("block_size"):
             return
         if not (self._graph.is_constant(codes) and self._graph.is_constant(scale)):
             return
@@ -264,14 +268,14 @@ class _Rewrite:
             return
         old = self._graph.values(scale)
         ratio = old.astype(np.float64) / narrow(old, scale=True).astype(np.float64)
-        # A code of 127 stays what it is if it moves by less than a half.
-        if (np.abs(ratio - 1) * 127 < 0.5).all():
+        # A code stays what it is if it moves by less than half a step: of 127, or of 4 bits.
+        if (np.abs(ratio - 1) < (2.0**-5 if element.is_float else 0.5 / 127)).all():
             return
         values = self._graph.values(codes)
         if ratio.ndim:
             axis = int(node.attrs.get("axis", 1)) % values.ndim
             ratio = ratio.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-        new = np.clip(np.rint(values * ratio), -128, 127).astype(np.int8)
+        new = element.encode(element.decode(values) * ratio)
         if self._graph.sole_user(codes) is node:
             self._graph.make_constant(codes, new)
         else:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import UsageError
 from qcompiler.graph import Graph
-from qcompiler.numerics.ranges import METHODS, auto_named, expected_error, to_qparams
+from qcompiler.numerics.ranges import METHODS, Range, auto_named, expected_error, to_qparams
 from qcompiler.numerics.weight_scale import search_scale
 from qcompiler.observers.histogram import Histogram
 from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, require_digest
@@ -55,15 +56,17 @@ def decide(
     total, done = len(points.activations) + len(points.weights), 0
     skipped = dict(points.skipped)
     members: dict[str, list[str]] = {}
-    for point in points.activations:
+    for point in (p for p in points.activations if p.fixed is None):
         members.setdefault(point.group, []).append(point.tensor)
     merged = {g: _merged(statistics, tensors) for g, tensors in members.items()}
     activations: list[Decision] = []
     ranges: dict[str, tuple[QParams, str]] = {}
     for point in points.activations:
-        reason = _unusable(point, members[point.group], statistics)
+        reason = _unusable(point, members.get(point.group, []), statistics)
         if reason:
             skipped.update({s.node: reason for s in point.slots})
+        elif point.fixed is not None:
+            activations.append(_fixed(point, point.fixed))
         else:
             if point.group not in ranges:
                 ranges[point.group] = _choose(merged[point.group], point, recipe.range)
@@ -111,6 +114,8 @@ def _merged(statistics: Statistics, tensors: list[str]) -> Histogram:
 
 def _unusable(point: Point, group: list[str], statistics: Statistics) -> str:
     """Why no range can be chosen for a tensor; one bad tensor spoils the scale of its group."""
+    if point.fixed is not None:
+        return ""
     seen = {t: statistics.histograms.get(t, Histogram.empty()) for t in group}
     bad = next((t for t in (point.tensor, *group) if seen[t].nonfinite), None)
     if bad == point.tensor:
@@ -156,6 +161,13 @@ def in_dtype(qparams: QParams, dtype: str, *, subnormal: bool = False) -> QParam
     least = limits.smallest_subnormal if subnormal else limits.tiny
     rounded = np.maximum(qparams.scale.astype(kind), least)
     return QParams(rounded.astype(np.float32), qparams.zero_point)
+
+
+def _fixed(point: Point, largest: float) -> Decision:
+    """A range that is known without calibration."""
+    qparams = to_qparams(Range(-largest, largest), point.storage.spec())
+    made = _activation(point, in_dtype(qparams, point.dtype), f"ends at {largest:g} by definition")
+    return msgspec.structs.replace(made, source="fixed")
 
 
 def _activation(point: Point, qparams: QParams, why: str) -> Decision:

@@ -243,7 +243,7 @@ class Compilation:
             return Statistics(points.model_digest, source, False, 0, {})
         dataset = self._dataset(graph, data)
         split = Split(dataset)
-        tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations}
+        tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations if p.fixed is None}
         with self.journal.stage("calibrate"), _runnable(graph) as model:
             histograms, count = collect(
                 model,

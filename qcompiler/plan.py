@@ -60,6 +60,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         storage: How it is to be quantized.
         group: Tensors of one group share their parameters; the name is that of its first tensor.
         dtype: Element type of the float tensor, which the scale must have (rule B24).
+        fixed: Largest magnitude that is known without calibration, as 1 of a softmax (rule F03).
     """
 
     tensor: str
@@ -67,6 +68,7 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Storage
     group: str
     dtype: str
+    fixed: float | None = None
 
 
 class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,7 +104,7 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dtype: Element type of the scale.
         scale: One number per tensor, or one a channel.
         zero_point: Integer, or one a channel; 0 if symmetric.
-        source: ``calibrated``, ``shared:<tensor>`` or ``searched``.
+        source: ``calibrated``, ``fixed``, ``shared:<tensor>`` or ``searched``.
         why: How the range was chosen, for the reader.
     """
 

@@ -4,6 +4,7 @@
 
     name = "int8"
     quantize = true         # false: only the base type changes
+    format = "int8"         # or fp8_e4m3
     base = "float32"        # or float16: the type of everything that is not quantized
     range = "auto"          # minmax, percentile, entropy, mse or auto
     search_weights = true   # shrink each weight scale to the factor of least error
@@ -40,6 +41,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: Name of the recipe.
         quantize: Whether linear operators are quantized at all.
+        format: Storage format of weights and activations; where activations are better asymmetric,
+            the target makes them ``uint8``.
         base: Element type of the float tensors of the result.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
@@ -48,6 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     quantize: bool = True
+    format: Literal["int8", "fp8_e4m3"] = "int8"
     base: Literal["float32", "float16"] = "float32"
     range: str = "auto"
     search_weights: bool = True

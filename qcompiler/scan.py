@@ -57,17 +57,27 @@ def scan(
         if reason:
             found.skipped[label(node)] = reason
     _propose_attentions(graph, recipe, target, found)
-    if target.allows(_RESIDUAL, recipe.base).ok:
+    if target.allows(_RESIDUAL, recipe.base, recipe.format).ok:
         _propose_skips(graph, found)
     found.activations = _in_graph_order(graph, found.activations)
     groups = _groups(graph, list(found.activations))
-    activation = Storage(target.activation_format, None, target.symmetric)
+    activation = (
+        Storage(target.activation_format, None, target.symmetric)
+        if recipe.format == "int8"
+        else Storage(recipe.format)
+    )
     activations = tuple(
-        Point(t, tuple(slots), activation, groups[t], _dtype(graph, t))
+        Point(t, tuple(slots), activation, groups[t], _dtype(graph, t), found.fixed.get(t))
         for t, slots in found.activations.items()
     )
     weights = tuple(
-        Point(w.tensor, tuple(w.slots), Storage("int8", w.axis), w.tensor, _dtype(graph, w.tensor))
+        Point(
+            w.tensor,
+            tuple(w.slots),
+            Storage(recipe.format, w.axis),
+            w.tensor,
+            _dtype(graph, w.tensor),
+        )
         for w in found.weights.values()
     )
     return Points(
@@ -96,6 +106,7 @@ class _Found:
     nodes: set[str] = field(default_factory=set)
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+    fixed: dict[str, float] = field(default_factory=dict)
 
 
 def _in_graph_order(graph: Graph, slots: dict[str, list[Slot]]) -> dict[str, list[Slot]]:
@@ -123,7 +134,7 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
     if reason:
         return reason
     layer = _layer(graph, node, slot, data)
-    verdict = target.allows(layer, recipe.base)
+    verdict = target.allows(layer, recipe.base, recipe.format)
     if not verdict.ok or verdict.row is None:
         return verdict.why
     axis = ops.weight_axis(node, slot, len(ops.constant_shape(weight)))
@@ -229,6 +240,8 @@ def _propose_attentions(graph: Graph, recipe: Recipe, target: Target, found: _Fo
                 slot = Slot(label(node), index, "activation")
                 found.activations.setdefault(tensor.name, []).append(slot)
             found.skipped.pop(label(node), None)
+        if recipe.format != "int8":  # probabilities end at 1; what little they use is rounded well
+            found.fixed[attention.result.inputs[0].name] = 1.0
         scores, result = names
         found.needs[scores] = (result,)
         found.needs[result] = (scores, *_projections(graph, attention.result))
@@ -244,7 +257,7 @@ def _attention_reason(
         return excluded
     head, keys = attention.head or 0, attention.keys or 0
     verdict = target.allows(
-        Layer("Attention", "dense", head, keys, (), attention.queries), recipe.base
+        Layer("Attention", "dense", head, keys, (), attention.queries), recipe.base, recipe.format
     )
     if verdict.row is None:  # nothing is known: as any product of two computed tensors
         return _both_computed(graph, attention.scores)

@@ -53,8 +53,8 @@ class QParams:
 
     Attributes:
         scale: float32, of the shape ``spec.granularity.scale_shape`` gives (0-D per tensor).
-        zero_point: Integer array of the same shape, in the dtype of the format (ONNX requires
-            that); zeros when symmetric.
+        zero_point: Array of the same shape, in the dtype of the format (ONNX requires that):
+            integers, zeros when symmetric or when the format is a float.
 
     Raises:
         InputError: A scale is not finite and positive (rule B02), the zero point is no integer,
@@ -73,7 +73,7 @@ class QParams:
                 f"scale must be finite and positive, found {_first_bad(scale_array)}",
                 hint="give dead channels a positive scale",
             )
-        if zero_array.dtype.kind not in "iu":
+        if zero_array.dtype.kind not in "iu" and not _is_float8_zero(zero_array):
             raise InputError(f"zero point must be an integer, found {zero_array.dtype}")
         if zero_array.shape != scale_array.shape:
             raise InputError(
@@ -96,6 +96,11 @@ class QParams:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+
+def _is_float8_zero(zero: NDArray[Any]) -> bool:
+    """The zero point of a float format only says its type."""
+    return zero.dtype.itemsize == 1 and not zero.astype(np.float32).any()
 
 
 def _first_bad(scale: F32) -> str:

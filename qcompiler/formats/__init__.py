@@ -12,9 +12,9 @@ from functools import cache
 from typing import cast
 
 from qcompiler.errors import InputError
-from qcompiler.formats.base import F32, Codes, Format, IntFormat
+from qcompiler.formats.base import F32, Codes, FloatFormat, Format, IntFormat
 
-__all__ = ["F32", "Codes", "Format", "IntFormat", "get", "names"]
+__all__ = ["F32", "Codes", "FloatFormat", "Format", "IntFormat", "get", "names"]
 
 
 def names() -> tuple[str, ...]:

@@ -106,11 +106,7 @@ class IntFormat:
         Raises:
             InputError: ``x`` has a NaN, which no code can stand for.
         """
-        if x.size and np.isnan(x.min()):  # min propagates NaN and makes no temporary
-            raise InputError(
-                f"cannot encode NaN as {self.name}",
-                hint="look for a division by zero or bad data before this tensor",
-            )
+        require_numbers(x, self.name)
         codes: Codes = np.clip(np.rint(x), self.min, self.max).astype(self.dtype)
         return codes
 
@@ -118,3 +114,64 @@ class IntFormat:
         """The codes as float32, exactly (they have at most 24 bits)."""
         values: F32 = codes.astype(np.float32)
         return values
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """Small floats without infinity: codes are unevenly spaced, and there is no zero point.
+
+    Attributes:
+        name: Name of the format and of its file.
+        bits: Width of a code.
+        onnx_type: ``TensorProto.DataType`` number.
+        dtype: Type of ``ml_dtypes`` that holds one code.
+        min: Least finite value, the negative of ``max``.
+        max: Greatest finite value.
+    """
+
+    name: str
+    bits: int
+    onnx_type: int
+    dtype: np.dtype[Any]
+    min: float
+    max: float
+
+    @property
+    def is_float(self) -> Literal[True]:
+        """Codes stand closer together the nearer they are to zero."""
+        return True
+
+    def encode(self, x: NDArray[Any]) -> Codes:
+        """The nearest code, ties to the even mantissa, as ONNX QuantizeLinear with ``saturate``.
+
+        Args:
+            x: Float array of any shape, already divided by the scale. Infinities saturate; a
+                negative zero keeps its sign.
+
+        Returns:
+            Codes of the same shape in ``dtype``.
+
+        Raises:
+            InputError: ``x`` has a NaN: it has a code, but no layer can do anything with it.
+        """
+        require_numbers(x, self.name)
+        codes: Codes = np.clip(x, self.min, self.max).astype(np.float32).astype(self.dtype)
+        return codes
+
+    def decode(self, codes: Codes) -> F32:
+        """The codes as float32, exactly."""
+        values: F32 = codes.astype(np.float32)
+        return values
+
+
+def require_numbers(x: NDArray[Any], name: str) -> None:
+    """Refuse what no code can stand for.
+
+    Raises:
+        InputError: ``x`` has a NaN.
+    """
+    if x.size and np.isnan(x.min()):  # min propagates NaN and makes no temporary
+        raise InputError(
+            f"cannot encode NaN as {name}",
+            hint="look for a division by zero or bad data before this tensor",
+        )

@@ -35,11 +35,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qcompiler.errors import InputError, UnsupportedError
+from qcompiler.errors import InputError
+from qcompiler.formats import Format
 from qcompiler.numerics.affine import F64
 from qcompiler.observers.histogram import Histogram
 from qcompiler.spec import QParams, Spec
 
+_POINTS = 8  # places in a bin at which the error of a float format is taken
 _CANDIDATES = 16  # quantizers evaluated at a time: what fits the cache, for a thousand bins
 
 
@@ -110,17 +112,14 @@ def squared_errors(
         parts: The distribution.
         scale: Scales ``[k]``, positive.
         zero_point: Zero points ``[k]``.
-        spec: An integer format.
+        spec: The format.
 
     Returns:
         float64 ``[k]``.
-
-    Raises:
-        UnsupportedError: The format's codes are not evenly spaced.
     """
     element = spec.element
     if element.is_float:
-        raise UnsupportedError(f"expected error of {element.name}: its steps are not even")
+        return np.array([_of_float(parts, float(s), element) for s in np.asarray(scale)])
     steps = np.asarray(scale, np.float64)
     zeros = np.asarray(zero_point, np.float64)
     totals = np.empty(steps.shape)
@@ -138,16 +137,25 @@ def expected_error(hist: Histogram, qparams: QParams, spec: Spec) -> float:
     Args:
         hist: What calibration saw.
         qparams: Per-tensor scale and zero point.
-        spec: An integer format.
+        spec: The format.
 
     Raises:
         InputError: The histogram is empty or the scale is not per tensor.
-        UnsupportedError: The format's codes are not evenly spaced.
     """
     if qparams.scale.shape:
         raise InputError(f"needs a 0-D scale, found shape {list(qparams.scale.shape)}")
     scale, zero = qparams.scale.reshape(1), qparams.zero_point.reshape(1)
     return float(squared_errors(segments(hist), scale, zero, spec)[0])
+
+
+def _of_float(parts: Segments, scale: float, element: Format) -> float:
+    """The same of a float format: its steps are not even, so bins are sampled at midpoints."""
+    places = (np.arange(_POINTS) + 0.5) / _POINTS
+    values = parts.low[:, None] + (parts.high - parts.low)[:, None] * places
+    with np.errstate(over="ignore"):
+        codes = element.encode((values / scale).astype(np.float32))
+    errors = (element.decode(codes).astype(np.float64) * scale - values) ** 2
+    return float(errors.mean(axis=1) @ parts.counts / parts.counts.sum())
 
 
 def _sums(parts: Segments, scale: F64, limits: tuple[F64, F64]) -> F64:

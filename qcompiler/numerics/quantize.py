@@ -2,7 +2,8 @@
 
 ::
 
-    quantize(x)   = saturate(round_half_even(x / scale) + zero_point)
+    quantize(x)   = saturate(round_half_even(x / scale) + zero_point)    integer formats
+    quantize(x)   = saturate(nearest(x / scale))                         float formats
     dequantize(c) = (c - zero_point) * scale
 
 in float32, with one scale per block (see :mod:`qcompiler.granularity`). The division is a
@@ -69,6 +70,8 @@ def quantize(x: ArrayLike, qparams: QParams, spec: Spec) -> Codes:
 def _codes(tiles: F32, scale: F32, zero: F32, spec: Spec) -> Codes:
     with np.errstate(over="ignore"):  # x / scale may exceed float32: it saturates
         shifted = np.asarray(np.divide(tiles, scale))  # numpy makes scalars of 0-D results
+    if spec.element.is_float:
+        return spec.element.encode(shifted)
     np.rint(shifted, out=shifted)
     if zero.any():
         shifted += zero
@@ -115,7 +118,7 @@ def _tiled(array: NDArray[Any], qparams: QParams, spec: Spec) -> tuple[NDArray[A
             f"{spec.granularity} of shape {list(array.shape)} needs a scale of shape "
             f"{list(expected)}, found {list(qparams.scale.shape)}"
         )
-    element, zero = spec.element, qparams.zero_point
+    element, zero = spec.element, qparams.zero_point.astype(np.float32)
     if zero.size and not element.min <= zero.min() <= zero.max() <= element.max:
         raise InputError(
             f"zero point outside {element.name}'s {element.min:g}..{element.max:g}: "
@@ -126,5 +129,5 @@ def _tiled(array: NDArray[Any], qparams: QParams, spec: Spec) -> tuple[NDArray[A
     return (
         array.reshape(tiled),
         qparams.scale.reshape(param_shape),
-        zero.astype(np.float32).reshape(param_shape),
+        zero.reshape(param_shape),
     )

@@ -93,7 +93,6 @@ def mse(hist: Histogram, spec: Spec) -> Range:
 
     Raises:
         InputError: The histogram is empty.
-        UnsupportedError: The format's codes are not evenly spaced.
     """
     parts = segments(hist)
     return _best(parts, [_extremes(parts, spec), _mse(parts, spec)], spec)
@@ -104,7 +103,6 @@ def auto(hist: Histogram, spec: Spec) -> Range:
 
     Raises:
         InputError: The histogram is empty.
-        UnsupportedError: The format's codes are not evenly spaced.
     """
     return auto_named(hist, spec)[0]
 
@@ -114,7 +112,6 @@ def auto_named(hist: Histogram, spec: Spec) -> tuple[Range, str]:
 
     Raises:
         InputError: The histogram is empty.
-        UnsupportedError: The format's codes are not evenly spaced.
     """
     parts = segments(hist)
     candidates = {

@@ -41,7 +41,7 @@ def search_scale(
 
     Args:
         weight: Float array of any shape, finite.
-        spec: Integer format and granularity; asymmetric specs shrink both ends together.
+        spec: Format and granularity; asymmetric specs shrink both ends together.
         importance: Non-negative weights of the squared errors, broadcastable to ``weight``;
             all 1 if not given.
         search: Whether to try anything but the largest value (f = 1).
@@ -113,7 +113,7 @@ def _search(rows: F32, costs: F32 | None, spec: Spec, *, search: bool) -> tuple[
     whole = affine(lo, hi, spec)
     chosen = affine(lo * factor, hi * factor, spec)
     best, least = _better(rows, costs, spec, whole, chosen)
-    if search and spec.symmetric:
+    if search and spec.symmetric and not spec.element.is_float:
         steps = lattice_steps(rows, int(spec.element.max))
         on_grid = np.where(steps > 0, steps, best[0]).astype(np.float32)
         best, _ = _better(rows, costs, spec, best, (on_grid, best[1]), least)
@@ -170,6 +170,8 @@ def _error(rows: F32, affine_: tuple[F32, NDArray[Any]], spec: Spec) -> F32:
     element = spec.element
     scale, zero = affine_[0][:, None], affine_[1].astype(np.float32)[:, None]
     error = rows / scale
+    if element.is_float:
+        return element.decode(element.encode(error)) * scale - rows
     np.rint(error, out=error)
     # saturating before the zero point is added is the same, and one pass less
     if spec.symmetric:

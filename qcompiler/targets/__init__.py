@@ -40,7 +40,7 @@ def find(name: str) -> Target:
     family: Target = module.TARGET
     where = match["where"]
     found = () if where is None else tuple(_capability(word) for word in where.split(","))
-    if found and not family.capabilities:
+    if where is not None and not family.cards:
         raise UsageError(f"{family.name} has no compute capabilities", where=name)
     return family.at(name.strip(), match["version"] or "", found)
 

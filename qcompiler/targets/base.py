@@ -14,6 +14,26 @@ Confidence = Literal["tried", "documented", "reported"]
 """``tried`` in a real build, ``documented`` by the vendor, or ``reported`` by users."""
 
 
+LAYERS = (
+    ("Conv", "dense"),
+    ("Conv", "grouped"),
+    ("Conv", "depthwise"),
+    ("ConvTranspose", "dense"),
+    ("ConvTranspose", "grouped"),
+    ("ConvTranspose", "depthwise"),
+    ("Gemm", "dense"),
+    ("Gemm", "merged"),
+    ("MatMul", "dense"),
+    ("MatMul", "merged"),
+    ("Attention", "dense"),
+    ("Add", "residual"),
+)
+"""Everything that is asked about: operator and kind."""
+
+NEWEST = 999
+"""Upper end of ``capabilities`` that is open."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """The facts about one operator that a row may ask for.
@@ -53,6 +73,9 @@ class Capability:
         confidence: How it is known.
         verified: Library and release whose builds showed it; empty if it was not tried.
         base: Element types of the float graph that it holds for.
+        heads: Elements of a head that attention may have; ``()`` for any.
+        keys: Least and most keys of attention; ``()`` for any number.
+        free_keys: Whether their number may be unknown.
         versions: Releases that it holds for: the least, and the first that it does not; ``()`` for
             all.
         capabilities: Compute capabilities that it holds for, such as 89: least and most; ``()``
@@ -69,18 +92,26 @@ class Capability:
     confidence: Confidence
     verified: str = ""
     base: tuple[str, ...] = ("float32", "float16")
+    heads: tuple[int, ...] = ()
+    keys: tuple[int, int] | tuple[()] = ()
+    free_keys: bool = False
     versions: tuple[str, str] | tuple[()] = ()
     capabilities: tuple[int, int] | tuple[()] = ()
 
     def holds(self, version: str, capability: int | None) -> bool:
-        """Whether the row is about a release (empty: any) and a compute capability."""
+        """Whether the row is about a release (empty: any) and a compute capability.
+
+        Where no capability is named, a card is meant that has what newer ones have.
+        """
         if self.versions and version:
             low, high = (_numbers(v) for v in self.versions)
             if not low <= _numbers(version) < high:
                 return False
         if not self.capabilities:
             return True
-        return capability is not None and self.capabilities[0] <= capability <= self.capabilities[1]
+        if capability is None:
+            return self.capabilities[1] == NEWEST
+        return self.capabilities[0] <= capability <= self.capabilities[1]
 
 
 @dataclass(frozen=True)
@@ -109,13 +140,12 @@ class Target:
         grouped_kernel: Side of the kernel under which a grouped convolution is left in float.
         grouped_channels: A grouped convolution is left in float unless its output channels are a
             multiple of this.
-        heads: Elements of a head that low-precision attention takes.
-        most_keys: Most keys of it.
-        free_keys: Whether it may be tried where the number of keys is not fixed.
         weighs: Whether quantizing must pay against FP16, and whoever compiles must ask.
         rows: The capability rows; the first that fits is the answer.
         version: Release, such as ``1.7``; empty for any.
-        capabilities: Compute capabilities, such as 89; a layer must run on all of them.
+        cards: Whether compute capabilities mean anything to it.
+        capabilities: Compute capabilities, such as 89; a layer must run on all of them. Empty if
+            none was named and there is no default.
     """
 
     name: str
@@ -129,12 +159,10 @@ class Target:
     least_outputs: int = 16
     grouped_kernel: int = 1
     grouped_channels: int = 1
-    heads: tuple[int, ...] = ()
-    most_keys: int = 0
-    free_keys: bool = False
     weighs: bool = False
     rows: tuple[Capability, ...]
     version: str = ""
+    cards: bool = False
     capabilities: tuple[int, ...] = ()
 
     def at(self, name: str, version: str, capabilities: tuple[int, ...]) -> Target:
@@ -147,58 +175,66 @@ class Target:
         """Rows that hold for this release and a compute capability."""
         return (r for r in self.rows if r.holds(self.version, capability))
 
-    def allows(self, layer: Layer, base: str = "float32") -> Verdict:
+    def allows(self, layer: Layer, base: str = "float32", format: str = "int8") -> Verdict:  # noqa: A002
         """Look a layer up, for the compute capability that says no first.
 
         Args:
             layer: The layer.
             base: Element type of the float graph around it.
+            format: Storage format of its operands.
         """
-        verdicts = [self._allows(layer, base, c) for c in self.capabilities or (None,)]
+        verdicts = [self._allows(layer, base, format, c) for c in self.capabilities or (None,)]
         return next((v for v in verdicts if not v.ok), verdicts[0])
 
-    def _allows(self, layer: Layer, base: str, capability: int | None) -> Verdict:
-        key = (layer.op, layer.kind, "int8")
+    def _allows(self, layer: Layer, base: str, stored: str, capability: int | None) -> Verdict:
+        key = (layer.op, layer.kind, stored)
         rows = (r for r in self.rows_for(capability) if base in r.base)
         row = next((r for r in rows if (r.op, r.kind, r.format) == key), None)
         if row is None:
             return Verdict(
-                False, f"unknown on {self.name}: no row for {layer.op} {layer.kind}", None
+                False, f"unknown on {self.name}: no row for {layer.op} {layer.kind} {stored}", None
             )
         if row.verdict != "runs":
             return Verdict(False, f"{row.note} [{row.source}]", row)
-        why = self._attention_reason(layer) if layer.op == "Attention" else self._reason(layer)
+        if layer.op == "Attention":
+            why = _attention_reason(layer, row)
+        else:
+            why = self._reason(layer, "INT8" if stored == "int8" else "low precision")
         return Verdict(why == "", why, row)
 
-    def _attention_reason(self, layer: Layer) -> str:
-        if layer.inputs not in self.heads:
-            sizes = ", ".join(map(str, self.heads))
-            return f"INT8 attention takes heads of {sizes}, not {layer.inputs} [rule F02]"
-        if layer.rows == 1:
-            return "attention of one query gains nothing from INT8 [rule D16]"
-        if layer.outputs > self.most_keys:
-            return f"INT8 attention takes {self.most_keys} keys, not {layer.outputs} [rule F02]"
-        if not layer.outputs and not self.free_keys:
-            return f"INT8 attention takes {self.most_keys} keys; their number is free [rule F02]"
-        return ""
-
-    def _reason(self, layer: Layer) -> str:
+    def _reason(self, layer: Layer, word: str) -> str:
         if layer.op in ("MatMul", "Gemm"):
             if layer.rows == 1 or layer.outputs == 1:
-                return "a matrix-vector product gains nothing from INT8 [rule D16]"
+                return f"a matrix-vector product gains nothing from {word} [rule D16]"
             if layer.inputs < self.least_reduction or layer.outputs < self.least_outputs:
                 return (
                     f"K={layer.inputs}, N={layer.outputs}: under "
-                    f"{self.least_reduction} INT8 does not pay [rule D16]"
+                    f"{self.least_reduction} {word} does not pay [rule D16]"
                 )
         if layer.kind in ("grouped", "depthwise") and (
             min(layer.kernel) < self.grouped_kernel or layer.outputs % self.grouped_channels
         ):
             return (
                 f"a {layer.kind} convolution with kernel {list(layer.kernel)} and {layer.outputs} "
-                "output channels may have no INT8 kernel [rules D12, D13]"
+                "output channels may have no kernel [rules D12, D13]"
             )
         return ""
+
+
+def _attention_reason(layer: Layer, row: Capability) -> str:
+    if row.heads and layer.inputs not in row.heads:
+        sizes = f"{row.heads[0]}, {row.heads[1]}, … {row.heads[-1]}"
+        return f"{row.format} attention takes heads of {sizes}, not {layer.inputs} [{row.source}]"
+    if layer.rows == 1:
+        return "attention of one query gains nothing from low precision [rule D16]"
+    if not row.keys:
+        return ""
+    bounds = f"{row.format} attention takes {row.keys[0]} to {row.keys[1]} keys"
+    if layer.outputs and not row.keys[0] <= layer.outputs <= row.keys[1]:
+        return f"{bounds}, not {layer.outputs} [{row.source}]"
+    if not layer.outputs and not row.free_keys:
+        return f"{bounds}; their number is free here [{row.source}]"
+    return ""
 
 
 def _numbers(version: str) -> tuple[int, ...]:

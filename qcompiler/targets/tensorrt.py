@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import Capability, Target
+from qcompiler.targets.base import LAYERS, NEWEST, Capability, Target
 
 _row = partial(Capability, granularity="axis", verdict="runs", confidence="documented")
 _refused = partial(
@@ -19,6 +19,9 @@ _refused = partial(
     verdict="refused",
     note="a grouped quantized ConvTranspose is refused",
     source="rule D07",
+)
+_fp8 = partial(
+    _row, format="fp8_e4m3", granularity="tensor", capabilities=(89, NEWEST), verdict="runs"
 )
 # The work of a graph pass that both libraries have.
 _merged = partial(
@@ -41,9 +44,7 @@ TARGET = Target(
     max_opset=24,
     grouped_kernel=3,
     grouped_channels=8,
-    heads=(16, 32, 64),
-    most_keys=512,
-    capabilities=(80,),
+    cards=True,
     rows=(
         _row(op="Conv", kind="dense", note="INT8 kernel", source="rules D01, D06"),
         _row(op="Conv", kind="grouped", note="INT8 kernel", source="rules D06, D12"),
@@ -60,11 +61,39 @@ TARGET = Target(
         _merged(op="MatMul"),
         _row(
             op="Attention", kind="dense", granularity="tensor", base=("float16",),
-            note="one INT8 kernel", source="rule F02",
+            heads=(16, 32, 64), keys=(16, 512), note="one INT8 kernel", source="rule F02",
         ),
         _row(
             op="Add", kind="residual", granularity="tensor",
             note="the skip branch, the other operand fuses", source="rules E04, E06",
+        ),
+        _fp8(op="Conv", kind="dense", note="FP8 kernel", source="rule D10"),
+        _fp8(
+            op="Conv", kind="grouped", verdict="loses", source="rule D10",
+            note="FP8 convolutions are dense ones",
+        ),
+        _fp8(
+            op="Conv", kind="depthwise", verdict="loses", source="rule D10",
+            note="FP8 convolutions are dense ones",
+        ),
+        _fp8(
+            op="ConvTranspose", kind="dense", verdict="loses", source="rule D11",
+            note="FP8 covers Conv, Gemm and MatMul",
+        ),
+        _fp8(op="Gemm", kind="dense", note="FP8 kernel", source="rule D09"),
+        _fp8(op="MatMul", kind="dense", note="FP8 kernel", source="rule D09"),
+        _fp8(op="Gemm", kind="merged", note="FP8 kernel", source="rule D09"),
+        _fp8(op="MatMul", kind="merged", note="FP8 kernel", source="rule D09"),
+        _fp8(
+            op="Attention", kind="dense", base=("float16",), heads=tuple(range(16, 257, 8)),
+            keys=(32, 3072), note="one FP8 kernel", source="rule F03",
+        ),
+        *(
+            _fp8(
+                op=op, kind=kind, capabilities=(0, 88), verdict="refused",
+                note="FP8 needs SM 8.9", source="rule I02",
+            )
+            for op, kind in LAYERS
         ),
     ),
 )  # fmt: skip

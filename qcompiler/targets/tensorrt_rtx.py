@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import Capability, Target
+from qcompiler.targets.base import LAYERS, NEWEST, Capability, Target
 
 _row = partial(
     Capability,
@@ -26,6 +26,9 @@ _merged = partial(
     verdict="runs",
     note="per-channel, the Split is pushed through the product, which then runs in float",
 )
+_fp8 = partial(
+    _row, format="fp8_e4m3", granularity="tensor", capabilities=(89, NEWEST), verdict="runs"
+)
 _TURING = (75, 75)
 
 TARGET = Target(
@@ -36,10 +39,8 @@ TARGET = Target(
     symmetric=True,
     opset=21,
     max_opset=24,
-    heads=(16, 32, 64),
-    most_keys=512,
-    free_keys=True,
     weighs=True,
+    cards=True,
     capabilities=(89,),
     rows=(
         _float(op="Conv", kind="dense", capabilities=_TURING, note="runs in FP16 on SM 7.5"),
@@ -64,11 +65,46 @@ TARGET = Target(
         _merged(op="MatMul"),
         _row(
             op="Attention", kind="dense", granularity="tensor", verdict="runs",
-            base=("float16",), note="one INT8 kernel",
+            base=("float16",), heads=(16, 32, 64), keys=(16, 512), free_keys=True,
+            note="one INT8 kernel",
         ),
         _row(
             op="Add", kind="residual", granularity="tensor", verdict="runs",
             note="the skip branch, the other operand fuses",
+        ),
+        _fp8(op="Conv", kind="dense", note="FP8 kernel that writes FP16"),
+        _fp8(
+            op="Conv", kind="grouped", verdict="loses",
+            note="a grouped FP8 convolution loses the fusion of bias and activation",
+        ),
+        _fp8(
+            op="Conv", kind="depthwise", verdict="loses",
+            note="an FP8 depthwise convolution stores its activation fourfold",
+        ),
+        _fp8(op="ConvTranspose", kind="dense", verdict="float", note="never runs in FP8"),
+        _fp8(op="ConvTranspose", kind="grouped", verdict="float", note="never runs in FP8"),
+        _fp8(op="ConvTranspose", kind="depthwise", verdict="float", note="never runs in FP8"),
+        _fp8(op="Gemm", kind="dense", granularity="axis", note="FP8 kernel"),
+        _fp8(op="MatMul", kind="dense", granularity="axis", note="FP8 kernel"),
+        _fp8(
+            op="Gemm", kind="merged",
+            note="per-channel, the Split is pushed through the product, which then runs in float",
+        ),
+        _fp8(
+            op="MatMul", kind="merged",
+            note="per-channel, the Split is pushed through the product, which then runs in float",
+        ),
+        _fp8(
+            op="Attention", kind="dense", base=("float16",), heads=tuple(range(16, 257, 8)),
+            keys=(32, 4096), free_keys=True, note="one FP8 kernel",
+        ),
+        _fp8(op="Add", kind="residual", note="the skip branch, the other operand fuses"),
+        *(
+            _fp8(
+                op=op, kind=kind, capabilities=(0, 88), verdict="refused",
+                note="FP8 needs SM 8.9", source="rule I02",
+            )
+            for op, kind in LAYERS
         ),
     ),
 )  # fmt: skip
