@@ -49,6 +49,7 @@ LAYERS = (
         "apply",
     },
     {"engine"},
+    {"migrate", "export"},
     {"driver"},
     {"cli", "__main__"},
 )
