@@ -31,7 +31,7 @@ from pathlib import Path
 
 from qcompiler.backends.tensorrt_process import Ended, Limits, Line, run
 from qcompiler.backends.tensorrt_profile import Input, Profile, complete
-from qcompiler.errors import BackendError, InputError
+from qcompiler.errors import BackendError, InputError, UnsupportedError
 
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120", "SM121")
 """The compute capabilities that TensorRT for RTX builds for (its enum ``ComputeCapability``)."""
@@ -78,6 +78,22 @@ LIBRARIES = {library.name: library for library in (RTX, FULL)}
 
 
 @dataclass(frozen=True)
+class CacheFiles:
+    """A cache that a build reads and writes.
+
+    Attributes:
+        kind: ``timing`` (of TensorRT: how long each kernel took) or ``runtime`` (of TensorRT for
+            RTX: kernels finished on this GPU).
+        old: File to read; it need not exist.
+        new: File to write afterwards; None to leave the cache as it is.
+    """
+
+    kind: str
+    old: Path
+    new: Path | None
+
+
+@dataclass(frozen=True)
 class Request:
     """One build.
 
@@ -89,7 +105,10 @@ class Request:
         workspace: Bytes a kernel may use as scratch, None for the library's own limit.
         level: Builder optimization level, 0 to 5, None for the library's own.
         flags: Members of ``BuilderFlag``.
+        compatibility: Member of ``HardwareCompatibilityLevel``; empty for the library's own.
+        cache: What the library may reuse; None for nothing.
         keep_log: Whether to keep the library's messages.
+        inspect: Whether to ask the engine inspector, which needs the GPU.
     """
 
     model: Path
@@ -99,7 +118,10 @@ class Request:
     workspace: int | None = None
     level: int | None = None
     flags: tuple[str, ...] = ()
+    compatibility: str = ""
+    cache: CacheFiles | None = None
     keep_log: bool = False
+    inspect: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +140,8 @@ class Verdict:
         log: Every message of the library, a line a message, ``[SEVERITY] text``, with the
             ``Layers:`` listing and without the model's path; empty unless asked for.
         peak_bytes: Most anonymous memory of the child seen; 0 if it could not be seen.
+        inspector: What the engine inspector said, as JSON; empty unless asked for, and where the
+            engine could not be loaded.
     """
 
     accepted: bool
@@ -128,6 +152,7 @@ class Verdict:
     plan_bytes: int
     log: str = ""
     peak_bytes: int = 0
+    inspector: str = ""
 
 
 def available(library: Library = RTX) -> bool:
@@ -206,6 +231,7 @@ def judge(
     Raises:
         BackendError: The library is not installed, or does not load.
         InputError: The file does not exist, or ``choose`` raised it.
+        UnsupportedError: This release has no such option, or refuses the cache.
     """
     version = f"{request.library.name} {installed(request.library)}"
     path = Path(request.model).absolute()
@@ -229,14 +255,67 @@ def judge(
         "workspace": request.workspace,
         "level": request.level,
         "flags": request.flags,
+        "compatibility": request.compatibility,
+        "cache": _spelled(request.cache),
     }
-    ended = run(message, answer, limits, tick, keep_log=request.keep_log)
+    wanted = {"log": request.keep_log, "inspector": request.inspect}
+    ended = run(message, answer, limits, tick, keep=[name for name, yes in wanted.items() if yes])
     problem = ended.last.get("problem")
     if problem and ended.last["phase"] == "library":
         raise BackendError(
             f"{request.library.title} does not load: {problem}", hint=request.library.install
         )
+    if problem and ended.last["phase"] == "lacks":
+        raise UnsupportedError(
+            f"{version} {problem}",
+            where=str(request.model),
+            hint="leave the option out, or delete the cache if it is one",
+        )
     return _verdict(ended, limits, version, path)
+
+
+def describe(plan: Path, library: Library, limits: Limits | None = None) -> str:
+    """Load a plan and ask the engine inspector about it, in a child process.
+
+    A plan that brings host code of its own (a version-compatible one) is not loaded: it would run.
+
+    Args:
+        plan: The plan.
+        library: What built it, in the same release unless the plan says otherwise.
+        limits: Bounds on the child.
+
+    Returns:
+        Its JSON.
+
+    Raises:
+        BackendError: The library is missing, does not load, died, or cannot load the plan, which
+            needs the GPU that the plan is for.
+        InputError: The file does not exist.
+    """
+    version = f"{library.name} {installed(library)}"
+    if not plan.is_file():
+        raise InputError("no such plan", where=str(plan))
+    limits = limits or Limits()
+    message = {"module": library.module, "describe": str(plan.absolute())}
+    ended = run(message, lambda _line: {}, limits, lambda: None, keep=["inspector"])
+    problem = ended.last.get("problem", "")
+    if ended.last["phase"] == "done" and ended.texts["inspector"]:
+        return ended.texts["inspector"]
+    if ended.last["phase"] == "done":
+        problem = "; ".join(ended.last["errors"]) or "it gives no reason"
+    raise BackendError(
+        f"{version} cannot load this plan: {problem or _unfinished(ended, limits)[1]}",
+        where=str(plan),
+        hint="a plan is loaded by the release that built it, on the GPU that it was built for; "
+        "elsewhere, export its layers there with trtexec --exportLayerInfo",
+    )
+
+
+def _spelled(cache: CacheFiles | None) -> dict[str, str] | None:
+    if cache is None:
+        return None
+    new = str(cache.new.absolute()) if cache.new else ""
+    return {"kind": cache.kind, "old": str(cache.old.absolute()), "new": new}
 
 
 def _verdict(ended: Ended, limits: Limits, version: str, path: Path) -> Verdict:
@@ -246,17 +325,29 @@ def _verdict(ended: Ended, limits: Limits, version: str, path: Path) -> Verdict:
         accepted, stage, plan_bytes = last["accepted"], last["stage"], last["plan_bytes"]
         errors = tuple(_without_path(text, path) for text in last["errors"])
     elif last["phase"] == "raised":
-        stage, errors = "crash", (f"the library raised {last['problem']}", *last["errors"])
+        # A Python exception; that of std::bad_alloc is no fault of the library.
+        stage = "build" if last["problem"].startswith("MemoryError") else "crash"
+        errors = (f"the library raised {last['problem']}", *last["errors"])
     else:
         stage, error = _unfinished(ended, limits)
         errors = (error,)
-    log = _without_path(ended.log, path)
-    return Verdict(accepted, stage, errors, ended.seconds, version, plan_bytes, log, ended.peak)
+    return Verdict(
+        accepted,
+        stage,
+        errors,
+        ended.seconds,
+        version,
+        plan_bytes,
+        log=_without_path(ended.texts["log"], path),
+        peak_bytes=ended.peak,
+        inspector=ended.texts["inspector"],
+    )
 
 
 def _unfinished(ended: Ended, limits: Limits) -> tuple[str, str]:
     """Stage and message of a child that died or was killed."""
-    doing = {"library": "loading", "parse": "parsing", "inputs": "parsing", "build": "building"}
+    doing = {"library": "loading", "load": "loading", "parse": "parsing", "inputs": "parsing"}
+    doing["build"] = "building"
     phase = doing[ended.last["phase"]]
     if ended.killed == "timeout":
         return "timeout", f"not finished after {limits.seconds:g} s, while {phase}"

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 _CHILD = Path(__file__).with_name("tensorrt_child.py")
 _LOOK = 0.01
+_KEPT = ("log", "inspector")
 
 Line = dict[str, Any]
 
@@ -49,7 +50,7 @@ class Ended:
         killed: ``timeout`` or ``memory`` if it was killed for that, else empty.
         seconds: Wall time.
         peak: Most anonymous memory seen, in bytes; 0 if it could not be seen.
-        log: What it wrote to the log.
+        texts: What it wrote to each file that was kept; empty if it wrote none.
     """
 
     last: Line
@@ -57,7 +58,7 @@ class Ended:
     killed: str
     seconds: float
     peak: int
-    log: str
+    texts: Mapping[str, str]
 
 
 def run(
@@ -66,26 +67,28 @@ def run(
     limits: Limits,
     tick: Callable[[], None],
     *,
-    keep_log: bool,
+    keep: Collection[str],
 ) -> Ended:
     """Run the child on one request.
 
     Args:
-        request: The first line it reads; ``log`` is added.
+        request: The first line it reads; the names of ``keep`` are added.
         answer: Called with the line ``inputs``; returns the second line the child reads.
         limits: Bounds; past them the child is killed.
         tick: Called at every look.
-        keep_log: Whether the child shall write its messages.
+        keep: Which of the files ``log`` (its messages) and ``inspector`` (what the engine inspector
+            says) the child shall write.
 
     Returns:
         How it ended. The child is gone then, whatever happened, an exception of ``answer`` or
         ``tick`` included.
     """
     with tempfile.TemporaryDirectory(prefix="qcompiler-build-") as folder:
-        out, log = Path(folder, "lines.jsonl"), Path(folder, "log.txt")
+        out = Path(folder, "lines.jsonl")
+        files = {name: str(Path(folder, name)) if name in keep else "" for name in _KEPT}
         start = time.perf_counter()
         with _child(out) as (process, stdin):
-            _write(stdin, {**request, "log": str(log) if keep_log else ""})
+            _write(stdin, {**request, **files})
             answered, killed, peak = False, "", 0
             while process.poll() is None:
                 if not answered and (line := _find(out, "inputs")) is not None:
@@ -102,8 +105,8 @@ def run(
             code = process.wait()
         seconds = time.perf_counter() - start
         lines = _lines(out)
-        text = log.read_text(encoding="utf-8") if log.exists() else ""
-    return Ended(lines[-1] if lines else {"phase": "library"}, code, killed, seconds, peak, text)
+        texts = {name: _text(path) for name, path in files.items()}
+    return Ended(lines[-1] if lines else {"phase": "library"}, code, killed, seconds, peak, texts)
 
 
 @contextlib.contextmanager
@@ -135,8 +138,11 @@ def _write(stdin: IO[bytes], line: Mapping[str, object]) -> None:
 
 def _lines(out: Path) -> list[Line]:
     """The complete lines written so far."""
-    text = out.read_text(encoding="utf-8") if out.exists() else ""
-    return [json.loads(x) for x in text.splitlines(keepends=True) if x.endswith("\n")]
+    return [json.loads(x) for x in _text(str(out)).splitlines(True) if x.endswith("\n")]
+
+
+def _text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
 
 
 def _find(out: Path, phase: str) -> Line | None:

@@ -26,6 +26,9 @@ VERBS = {
     "build": "Build a TensorRT engine, with the facts about it beside it.",
     "inspect": "Show what the compiler made of a model, from the facts beside its plan.",
     "lint": "Check any Q/DQ model against what a target refuses, changes or loses.",
+    "migrate": "Translate a weakly typed TensorRT build, or its calibration cache, for today.",
+    "export": "Export a model for deployment: a Triton model repository, or a bundle.",
+    "check": "Check a bundle against this machine: its files, its golden outputs, its engine.",
     "passes": "List the passes: phase, effect and what each does.",
     "explain": "Explain a pass, a range method, a target, a recipe, a format or a lint rule.",
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qcompiler.cli.gate import Gating
     from qcompiler.engine.shapes import Shapes
-    from qcompiler.engine.sidecar import Sidecar
+    from qcompiler.engine.sidecar import CacheFact, Repeat, Sidecar
     from qcompiler.engine.target_string import EngineTarget
     from qcompiler.progress import Progress
 
@@ -53,6 +53,36 @@ def build(  # (a command line has as many options as it has)
     ] = False,
     version_compatible: Annotated[
         bool, Parameter(negative="", help="Let later releases run the plan; not on RTX.")
+    ] = False,
+    hardware_compatibility: Annotated[
+        str | None,
+        Parameter(
+            help="none, ampere-plus or same-compute-capability: GPUs that can run the plan besides "
+            "the one it is built on; not on RTX."
+        ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of measured kernel times, a file for each release, GPU and driver: later "
+            "builds are fast and choose the same kernels; not on RTX."
+        ),
+    ] = None,
+    locked: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Take every time from --timing-cache, and fail where one is missing."
+        ),
+    ] = False,
+    runtime_cache: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of kernels that TensorRT for RTX finished on this GPU, a file for each "
+            "release, GPU and driver; only RTX, and needs the GPU."
+        ),
+    ] = None,
+    twice: Annotated[
+        bool, Parameter(negative="", help="Build a second time and say whether both are equal.")
     ] = False,
     timeout: Annotated[float, Parameter(help="Seconds until the build is given up.")] = 600.0,
     memory: Annotated[
@@ -91,6 +121,7 @@ def build(  # (a command line has as many options as it has)
         "refit": refit,
         "strip-plan": strip_plan,
         "version-compatible": version_compatible,
+        "locked": locked,
     }
     parsed = target_string.parse(target)
     options = engine.BuildOptions(
@@ -98,6 +129,10 @@ def build(  # (a command line has as many options as it has)
         workspace=size(workspace, "--workspace") if workspace is not None else None,
         level=optimization_level,
         flags=tuple(name for name, wanted in flags.items() if wanted),
+        compatibility=hardware_compatibility,
+        timing_cache=timing_cache,
+        runtime_cache=runtime_cache,
+        twice=twice,
         timeout=timeout,
         memory=size(memory, "--memory"),
     )
@@ -194,5 +229,21 @@ def show(model: Path, plan: Path | None, sidecar: Sidecar | None, console: Conso
     table.add_row("plan", f"{sidecar.plan_bytes / 1e6:.2f} MB, facts in {beside(plan).name}")
     for option, value in sidecar.options.items():
         table.add_row(option, escape(str(value)))
+    for cache in sidecar.caches:
+        table.add_row(f"{cache.kind} cache", escape(f"{cache.file}, {_changed(cache)}"))
+    if sidecar.repeat is not None:
+        table.add_row("built twice", _equal(sidecar.repeat))
     console.print(table)
     summarize(sidecar, console)
+
+
+def _changed(cache: CacheFact) -> str:
+    if not cache.before:
+        return "new"
+    return "read" if cache.before == cache.after else "read and added to"
+
+
+def _equal(repeat: Repeat) -> str:
+    if repeat.equal_bytes:
+        return "the same bytes"
+    return "other bytes, the same kernels" if repeat.equal_layers else "other kernels"

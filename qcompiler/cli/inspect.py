@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,24 +26,48 @@ _LINES = 8
 
 def inspect(
     plan: Annotated[
-        Path, Parameter(help="A plan with its facts beside it, or the facts: MODEL.plan.json.")
-    ],
+        Path | None,
+        Parameter(help="A plan with its facts beside it, or the facts: MODEL.plan.json."),
+    ] = None,
     /,
     *,
+    inspector: Annotated[
+        Path | None,
+        Parameter(
+            help="What TensorRT's engine inspector said of an engine, as JSON (trtexec "
+            "--exportLayerInfo); or a plan without facts, to ask it here."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        Parameter(help="With --inspector: the ONNX model that the plan was built from."),
+    ] = None,
+    target: Annotated[
+        str, Parameter(help="With --inspector PLAN: the library that loads it.")
+    ] = "tensorrt",
     layers: Annotated[bool, Parameter(negative="", help="One line a kernel instead.")] = False,
     format: o.Format = "text",  # noqa: A002
 ) -> int:
     """Show what the compiler made of a model, from the facts beside its plan.
 
     Neither a GPU nor the library is needed. Bytes are those of every operand of every kernel, a
-    dynamic dimension counted as the batch; they are no measured time.
+    dynamic dimension counted as the batch; they are no measured time. Of an engine that another
+    tool built, --inspector shows the same from the JSON of TensorRT's engine inspector, or asks it
+    if the file is the plan itself, on a machine with its GPU.
     """
     from rich.console import Console
 
     from qcompiler.cli import gate
     from qcompiler.engine import sidecar
+    from qcompiler.errors import UsageError
     from qcompiler.plan import encode
 
+    if (plan is None) == (inspector is None):
+        raise UsageError("name a plan, or a file with --inspector: one of them")
+    if inspector is not None:
+        return _inspected(inspector, model, target, layers=layers, format=format)
+    if plan is None or model is not None:
+        raise UsageError("--model goes with --inspector; the facts beside a plan know its model")
     facts = sidecar.read(sidecar.beside(plan))
     sidecar.require_plan(facts, plan)
     if format == "json":
@@ -51,11 +75,40 @@ def inspect(
         return 0
     console = Console(highlight=False, soft_wrap=layers)
     if layers:
-        _layers(facts, console)
+        _layers(facts.layers, console)
         return 0
     _title(facts, console)
     summarize(facts, console)
     gate.show(facts, console)
+    return 0
+
+
+def _inspected(
+    file: Path,
+    model: Path | None,
+    target: str,
+    *,
+    layers: bool,
+    format: str,  # noqa: A002
+) -> int:
+    """Show what the engine inspector of TensorRT said."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from qcompiler.engine.inspector import inspected
+    from qcompiler.engine.precision import products
+    from qcompiler.engine.target_string import parse
+    from qcompiler.plan import encode
+
+    found = inspected(file, model, parse(target))
+    console = Console(highlight=False, soft_wrap=layers)
+    if format == "json":
+        sys.stdout.buffer.write(encode(found))
+    elif layers:
+        _layers(found.layers, console)
+    else:
+        console.print(f"[bold]{escape(str(file))}[/]  what the engine inspector said")
+        _report(found.report, console, {} if model else products(found.layers))
     return 0
 
 
@@ -71,14 +124,23 @@ def _title(facts: Sidecar, console: Console) -> None:
 
 def summarize(facts: Sidecar, console: Console) -> None:
     """Print the engine report: at most half a page."""
+    _report(facts.report, console)
+
+
+def _report(
+    report: EngineReport, console: Console, products: Mapping[str, int] | None = None
+) -> None:
+    """Print a report; ``products`` stands for the linear nodes where no model is at hand."""
     from rich.table import Table
 
-    report = facts.report
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     table.add_row("kernels", f"{report.kernels}: {_counted(report.kinds)}" if report.kinds else "0")
-    _linear(table, report)
+    if products:
+        table.add_row("products", f"{_counted(products)}; --model tells of which nodes")
+    else:
+        _linear(table, report)
     _fallen(table, report.fallen)
     if report.quantizers:
         table.add_row("Q", _fates(report))
@@ -89,11 +151,12 @@ def summarize(facts: Sidecar, console: Console) -> None:
         f"(a dynamic dimension counts as {report.batch}, several folded into one likewise)",
     )
     memory = report.memory
-    table.add_row(
-        "memory",
-        f"weights {_size(memory.weights)}, activations {_size(memory.activation)}, "
-        f"largest scratch {_size(memory.scratch)}",
-    )
+    if memory.weights or memory.activation or memory.scratch:
+        table.add_row(
+            "memory",
+            f"weights {_size(memory.weights)}, activations {_size(memory.activation)}, "
+            f"largest scratch {_size(memory.scratch)}",
+        )
     console.print(table)
 
 
@@ -108,7 +171,7 @@ def _precision(node: LinearNode) -> str:
     return f"{node.precision}{stored}{' attention' if node.attention else ''}"
 
 
-def _counted(counts: dict[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
@@ -138,10 +201,10 @@ def _fates(report: EngineReport) -> str:
     return ", ".join(f"{counts[fate]} {text}" for fate, text in words.items() if counts[fate])
 
 
-def _layers(facts: Sidecar, console: Console) -> None:
+def _layers(layers: Sequence[Layer], console: Console) -> None:
     from rich.markup import escape
 
-    for layer in facts.layers:
+    for layer in layers:
         console.print(escape(_line(layer)))
 
 

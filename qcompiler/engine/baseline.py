@@ -87,7 +87,7 @@ def gated(
         InputError: The folder cannot be written.
     """
     at = _bounds(sidecar, "opt")
-    options = options or BuildOptions()
+    options = _plain(options or BuildOptions())
     if at:
         options = replace(options, shapes=Shapes(at, at, at))
     job = _Job(target, options, at, progress or Silent())
@@ -166,6 +166,12 @@ class _Job:
         return sidecar.layers, msgspec.structs.replace(
             report, linear=linear, macs=total, low_macs=share
         )
+
+
+def _plain(options: BuildOptions) -> BuildOptions:
+    """Without what is of use to one plan alone: a locked cache holds no times of another model."""
+    flags = tuple(flag for flag in options.flags if flag != "locked")
+    return replace(options, flags=flags, runtime_cache=None, twice=False)
 
 
 def _macs(model: Path, at: Mapping[str, Shape]) -> dict[str, int]:

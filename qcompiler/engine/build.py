@@ -9,87 +9,34 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from qcompiler import weights
-from qcompiler.backends.tensorrt import RTX, Request, Verdict, judge
+from qcompiler.backends.tensorrt import RTX, CacheFiles, Request, Verdict, judge
 from qcompiler.backends.tensorrt_process import Limits
 from qcompiler.backends.tensorrt_profile import Input, Profile
-from qcompiler.engine import listing
+from qcompiler.engine import caches, inspector, listing
+from qcompiler.engine.options import COMPATIBILITY, FLAGS, BuildOptions, check
+from qcompiler.engine.ports import ports
 from qcompiler.engine.refusal import refusal
 from qcompiler.engine.report import engine_report
-from qcompiler.engine.shapes import Shapes, write
-from qcompiler.engine.sidecar import Sidecar, beside, digest
+from qcompiler.engine.shapes import write
+from qcompiler.engine.sidecar import CacheFact, Repeat, Sidecar, beside, digest
 from qcompiler.engine.target_string import EngineTarget
-from qcompiler.errors import BackendError, InputError, UnsupportedError, UsageError
+from qcompiler.errors import BackendError, InputError
 from qcompiler.load import load
 from qcompiler.progress import Progress, Silent
 
-FLAGS = {
-    "weight-streaming": "WEIGHT_STREAMING",
-    "refit": "REFIT",
-    "strip-plan": "STRIP_PLAN",
-    "version-compatible": "VERSION_COMPATIBLE",
-}
-"""Option -> member of ``BuilderFlag``."""
+__all__ = ["BuildOptions", "build", "check"]
 
-_DRIVER = "TensorRT for RTX compiles this only where a GPU and its driver are, and then on that GPU"
-_NOT_ON_RTX = {
-    "refit": _DRIVER,
-    "strip-plan": _DRIVER,
-    "version-compatible": "TensorRT for RTX has no version-compatible plans (it returns none, "
-    "without a message); build once for each release",
-}
 _EVERY = 0.2  # seconds between two looks at the clock by whoever shows progress
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a build is asked for besides its target.
-
-    Attributes:
-        shapes: Shapes of dynamic inputs.
-        workspace: Bytes a kernel may use as scratch; None for the library's own limit.
-        level: Builder optimization level, 0 to 5; None for the library's own.
-        flags: Keys of :data:`FLAGS`.
-        timeout: Seconds.
-        memory: Bytes of memory of the child process; 0 is no bound.
-    """
-
-    shapes: Shapes = field(default_factory=Shapes)
-    workspace: int | None = None
-    level: int | None = None
-    flags: tuple[str, ...] = ()
-    timeout: float = 600.0
-    memory: int = 16 * 2**30
-
-
-def check(target: EngineTarget, options: BuildOptions) -> None:
-    """Refuse what cannot work, before any work is done.
-
-    Raises:
-        UsageError: A number is out of range.
-        UnsupportedError: The library of this target has no such option.
-        BackendError: The library is not installed, or in another release.
-    """
-    if options.level is not None and not 0 <= options.level <= 5:
-        raise UsageError("the optimization level is a number from 0 to 5")
-    if options.timeout <= 0:
-        raise UsageError("the timeout must be above 0 seconds")
-    for flag in options.flags:
-        if flag not in FLAGS:
-            raise UsageError(f"unknown flag {flag!r}", hint=f"one of {', '.join(FLAGS)}")
-        if target.library == RTX and flag in _NOT_ON_RTX:
-            raise UnsupportedError(
-                f"--{flag} does not work with {RTX.title}: {_NOT_ON_RTX[flag]}",
-                where=str(target),
-                hint=f"leave --{flag} out, or build with tensorrt on a machine with the GPU",
-            )
-    target.require()
 
 
 def build(
@@ -116,7 +63,7 @@ def build(
         InputError: The model cannot be read or is refused by the parser; a shape does not fit; the
             folder cannot be written.
         UsageError: An option is out of range.
-        UnsupportedError: The library has no such option.
+        UnsupportedError: The library has no such option, or a cache needs a GPU that is not here.
         BackendError: The library is missing, refused the model, died, or went past a bound.
     """
     options, progress = options or BuildOptions(), progress or Silent()
@@ -126,58 +73,97 @@ def build(
             f"{target} gives one engine, limited to what the weakest of its GPUs can do; "
             "build one plan a GPU for the fastest"
         )
+    job = _Job(model, target, options, progress)
+    cache = caches.choose(target, options.timing_cache, options.runtime_cache)
     with _pair(plan) as (temporary, facts):
-        chosen: dict[str, Profile] = {}
-        progress.begin("build")
-        try:
-            verdict = _build(model, temporary, target, options, chosen, _throttled(progress))
-        finally:
-            progress.end()
-        if not verdict.accepted:
-            bounded = options.workspace is not None
-            raise refusal(verdict, str(model), str(target), workspace=bounded)
-        profile = chosen["profile"]
+        used: tuple[CacheFact, ...] = ()
+        if cache is None:
+            verdict, profile = job.build(temporary, "build")
+        else:
+            with cache.open(locked="locked" in options.flags) as opened:
+                verdict, profile = job.build(temporary, "build", opened.files)
+            used = (opened.fact(),)
         if profile and not options.shapes.given():
             progress.warn(f"no shapes were given; the default profile is {_spelled(profile)}")
         found = _listing(verdict, target, progress)
-        sidecar = _facts(model, temporary, target, verdict, found, _said(options, profile))
+        sidecar = _facts(job, temporary, verdict, found, _said(options, profile))
+        repeat = job.again(temporary, found, cache) if options.twice else None
+        sidecar = msgspec.structs.replace(sidecar, caches=used, repeat=repeat)
         sidecar.save(facts)
     return sidecar
 
 
-def _build(
-    model: Path,
-    plan: Path,
-    target: EngineTarget,
-    options: BuildOptions,
-    chosen: dict[str, Profile],
-    tick: Callable[[], None],
-) -> Verdict:
-    def choose(inputs: tuple[Input, ...]) -> Profile:
-        chosen["profile"] = options.shapes.profile(inputs)
-        return chosen["profile"]
+@dataclass(frozen=True)
+class _Job:
+    """What is built, once or twice."""
 
-    request = Request(
-        model,
-        library=target.library,
-        capabilities=target.capabilities,
-        plan=plan,
-        workspace=options.workspace,
-        level=options.level,
-        flags=tuple(FLAGS[flag] for flag in options.flags),
-        keep_log=True,
-    )
-    return judge(request, choose, Limits(options.timeout, options.memory), tick)
+    model: Path
+    target: EngineTarget
+    options: BuildOptions
+    progress: Progress
+
+    def build(
+        self, plan: Path, stage: str, files: CacheFiles | None = None
+    ) -> tuple[Verdict, Profile]:
+        """A plan that was accepted, and the profile it was built with.
+
+        Raises:
+            QCompilerError: It was refused, or died.
+        """
+        chosen: dict[str, Profile] = {}
+
+        def choose(inputs: tuple[Input, ...]) -> Profile:
+            chosen["profile"] = self.options.shapes.profile(inputs)
+            return chosen["profile"]
+
+        request = Request(
+            self.model,
+            library=self.target.library,
+            capabilities=self.target.capabilities,
+            plan=plan,
+            workspace=self.options.workspace,
+            level=self.options.level,
+            flags=tuple(FLAGS[flag] for flag in self.options.flags),
+            compatibility=COMPATIBILITY.get(self.options.compatibility or "", ""),
+            cache=files,
+            keep_log=True,
+            inspect=self.target.library != RTX,
+        )
+        limits = Limits(self.options.timeout, self.options.memory)
+        self.progress.begin(stage)
+        try:
+            verdict = judge(request, choose, limits, _throttled(self.progress))
+        finally:
+            self.progress.end()
+        if not verdict.accepted:
+            bounded = self.options.workspace is not None
+            raise refusal(verdict, str(self.model), str(self.target), workspace=bounded)
+        return verdict, chosen["profile"]
+
+    def again(self, plan: Path, found: listing.Listing, cache: caches.Cache | None) -> Repeat:
+        """Build once more, with what a timing cache holds by now, and compare."""
+        files = CacheFiles(cache.kind, cache.path, None) if cache else None
+        with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+            second = Path(folder, "second.plan")
+            verdict, _ = self.build(second, "build again", files)
+            layers = _listing(verdict, self.target, Silent()).layers
+            return Repeat(
+                plan_digest=digest(second),
+                equal_bytes=digest(second) == digest(plan),
+                equal_layers=layers == found.layers,
+            )
 
 
 def _facts(
-    model: Path,
+    job: _Job,
     plan: Path,
-    target: EngineTarget,
     verdict: Verdict,
     found: listing.Listing,
     said: dict[str, str | int | float | bool],
 ) -> Sidecar:
+    model, target = job.model, job.target
+    graph = load(model, strict=False)
+    report = engine_report(found, graph)  # infers the shapes of the outputs
     return Sidecar(
         library=verdict.library,
         capabilities=target.capabilities,
@@ -189,24 +175,29 @@ def _facts(
         options=said,
         layers=found.layers,
         memory=found.memory,
-        report=engine_report(found, load(model, strict=False)),
+        report=report,
+        inputs=ports(graph.inputs),
+        outputs=ports(graph.outputs),
     )
 
 
 def _listing(verdict: Verdict, target: EngineTarget, progress: Progress) -> listing.Listing:
-    """The kernels; none of TensorRT, whose log is not known to hold a listing of this form."""
-    try:
+    """The kernels: TensorRT for RTX lists them in its log, TensorRT tells its inspector."""
+    if target.library == RTX:
         return listing.parse(verdict.log)
-    except BackendError as error:
-        if target.library == RTX:
-            raise
+    memory = listing.memory(verdict.log)
+    try:
+        return listing.Listing(inspector.parse(verdict.inspector), memory)
+    except (BackendError, InputError) as error:
         progress.warn(f"the facts hold no kernels: {error.message}")
-        return listing.Listing((), listing.Memory(0, 0, 0))
+        return listing.Listing((), memory)
 
 
 def _said(options: BuildOptions, profile: Profile) -> dict[str, str | int | float | bool]:
     """The options as the facts record them: what shapes the plan, not how it was watched."""
     said: dict[str, str | int | float | bool] = dict.fromkeys(options.flags, True)
+    if options.compatibility is not None:
+        said["hardware-compatibility"] = options.compatibility
     if options.workspace is not None:
         said["workspace"] = options.workspace
     if options.level is not None:

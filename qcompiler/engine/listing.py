@@ -99,9 +99,8 @@ _SEPARATOR = "\x1f"
 # A kernel that the compiler made of another has a mark: ``[ONNX Layer: c]__gemm_from_conv1x1``.
 _NODE = re.compile(r"\[ONNX Layer: (.*)\](?:__\w+)?")
 _LISTS = ("Inputs", "Constants", "Outputs")
-_MEMORY = re.compile(
-    r"(Total Activation Memory|Total Weights Memory|Max Scratch Memory): (\d+) bytes"
-)
+_FIGURES = ("Total Activation Memory", "Total Weights Memory", "Max Scratch Memory")
+_MEMORY = re.compile(rf"({'|'.join(_FIGURES)}): (\d+) bytes")
 _HINT = "the listing has a form this release does not know; please report it with this line"
 
 
@@ -205,14 +204,20 @@ def _nodes(text: str, line: str, number: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def memory(log: str) -> Memory:
+    """The memory figures in a log; 0 for each that it does not hold."""
+    found = _figures(log)
+    return Memory(*(found.get(name, 0) for name in _FIGURES))
+
+
+def _figures(log: str) -> dict[str, int]:
+    return {name: int(count) for name, count in _MEMORY.findall(log)}
+
+
 def _memory(log: str) -> Memory:
-    found = {name: int(count) for name, count in _MEMORY.findall(log)}
+    found = _figures(log)
     try:
-        return Memory(
-            found["Total Activation Memory"],
-            found["Total Weights Memory"],
-            found["Max Scratch Memory"],
-        )
+        return Memory(*(found[name] for name in _FIGURES))
     except KeyError as missing:
         raise BackendError(
             f"the log of the build does not say {missing}", hint="keep messages of every severity"

@@ -79,6 +79,22 @@ def arithmetic(layer: Layer, *, weight_elements: int, quantized: bool) -> Arithm
     return Arithmetic(_wide(layer), low[0] if low else "")
 
 
+def products(layers: Sequence[Layer]) -> dict[str, int]:
+    """Precision -> number of kernels that multiply in it, as their operands alone tell.
+
+    Without the graph a padded weight cannot be told from a further constant, so this is for
+    engines whose model is not at hand.
+    """
+    counts: dict[str, int] = {}
+    for layer in layers:
+        if layer.kind not in PRODUCTS and not is_attention(layer):
+            continue
+        constant = any(len(t.dims) > 1 for t in layer.constants)
+        how = arithmetic(layer, weight_elements=int(constant), quantized=True)
+        counts[how.precision] = counts.get(how.precision, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def _widens(layer: Layer) -> bool:
     """Whether a fused kernel dequantizes before it multiplies, as ``CastMulFc`` says."""
     if layer.kind != "runtime_fusion":

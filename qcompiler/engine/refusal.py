@@ -16,7 +16,7 @@ _SHOWN = 4  # parser errors in full; a model often breaks one rule at every laye
 _NODE = (
     r"^(?P<op>\w+) '(?P<name>[^']+)': ",  # as the child process writes a parser error
     r"Cannot compile operation '(?P<name>[^']+)'",
-    r"Could not find any implementation for node (?P<name>\S+)",
+    r"Could not find any implementation for node (?P<name>\S+?)\.?(?:\s|$)",
     r"violate shape constraints: (?P<name>[^:]+): ",
 )
 # Where in the library's source it happened says nothing to its users.
@@ -43,11 +43,21 @@ class Known:
     lever: str
 
 
+# Said of kernels that were then passed over; the error that follows only says that none is left.
+_OUT_OF_MEMORY = (
+    r"(?i)out ?of ?memory|bad_alloc|MemoryError|cudaErrorMemoryAllocation"
+    r"|memory is insufficient|insufficient memory|could not be allocated"
+)
 KNOWN = (
     Known(
         r"(FP32|fp32).*(GEMM|Convolution|Conv).* is not supported",
         "Turing (SM75) has no FP32 matrix product or 3-D convolution here",
         "cast the model to FP16 (a 16-bit base) or build for sm80 or newer",
+    ),
+    Known(
+        r"kERROR_ON_TIMING_CACHE_MISS",
+        "the locked timing cache lacks a kernel of this model",
+        "build once without --locked, which adds it",
     ),
     Known(
         r"no optimization profile has been defined",
@@ -102,7 +112,7 @@ KNOWN = (
         "--max-shapes that respect it",
     ),
     Known(
-        r"(?i)out ?of ?memory|bad_alloc|cudaErrorMemoryAllocation",
+        _OUT_OF_MEMORY,
         "the library ran out of memory",
         "free memory, or pass --workspace, --weight-streaming or smaller --max-shapes",
     ),
@@ -136,7 +146,8 @@ def refusal(
             where=model,
             hint=_ENDED[verdict.stage],
         )
-    known = next((row for row in KNOWN if re.search(row.pattern, first, re.DOTALL)), None)
+    short = next((text for text in verdict.errors if re.search(_OUT_OF_MEMORY, text)), first)
+    known = next((row for row in KNOWN if re.search(row.pattern, short, re.DOTALL)), None)
     if workspace and known is not None and "--workspace" in known.lever:
         known = Known(known.pattern, known.cause, _LIMITED.lever)
     verb = "cannot read" if verdict.stage == "parse" else "cannot build"

@@ -103,29 +103,23 @@ class EngineReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 def engine_report(
-    listing: Listing, model: ModelProto | Graph | Path, batch: int = BATCH
+    listing: Listing, model: ModelProto | Graph | Path | None, batch: int = BATCH
 ) -> EngineReport:
     """Join a layer listing with the model that it was built from.
 
     Args:
         listing: Of the engine.
         model: The very model that was built, Q/DQ nodes included. Types of a ``Graph`` are
-            inferred in place; a proto is copied; a file is read without its external data.
+            inferred in place; a proto is copied; a file is read without its external data. None if
+            it is not at hand: nothing is said of its nodes then.
         batch: What a dynamic dimension counts as, in bytes and in multiply-accumulates.
 
     Raises:
         InputError: The file or proto is no valid model.
         BackendError: A tensor has a type of unknown width.
     """
-    graph = model if isinstance(model, Graph) else load(model, strict=False)
-    graph.infer()
     kernels = [n for n in listing.layers if not traffic.is_bookkeeping(n)]
-    layers = _by_node(kernels)
-    linear = tuple(
-        _linear(graph, n, layers.get(label(n), ()), batch)
-        for n in graph.nodes
-        if n.op in dequantized.LINEAR and n.domain in (None, "", "ai.onnx")
-    )
+    linear, found = _nodes(kernels, model, batch)
     total = sum(n.macs for n in linear)
     low = sum(n.macs for n in linear if n.precision in LOW.values())
     return EngineReport(
@@ -134,7 +128,7 @@ def engine_report(
         kinds=_counts(kernels),
         bookkeeping=_counts([n for n in listing.layers if traffic.is_bookkeeping(n)]),
         linear=linear,
-        quantizers=quantizers(graph, layers, {n.node: n.kernel for n in linear}),
+        quantizers=found,
         movement=tuple(n.name for n in kernels if traffic.is_movement(n)),
         bytes_read=sum(traffic.read(n, batch) for n in kernels),
         bytes_written=sum(traffic.written(n, batch) for n in kernels),
@@ -142,6 +136,23 @@ def engine_report(
         macs=total,
         low_macs=low / total if total else 0.0,
     )
+
+
+def _nodes(
+    kernels: Sequence[Layer], model: ModelProto | Graph | Path | None, batch: int
+) -> tuple[tuple[LinearNode, ...], tuple[Quantizer, ...]]:
+    """What became of the linear nodes and of the quantizers of a model."""
+    if model is None:
+        return (), ()
+    graph = model if isinstance(model, Graph) else load(model, strict=False)
+    graph.infer()
+    layers = _by_node(kernels)
+    linear = tuple(
+        _linear(graph, n, layers.get(label(n), ()), batch)
+        for n in graph.nodes
+        if n.op in dequantized.LINEAR and n.domain in (None, "", "ai.onnx")
+    )
+    return linear, quantizers(graph, layers, {n.node: n.kernel for n in linear})
 
 
 def _by_node(kernels: Sequence[Layer]) -> Mapping[str, Sequence[Layer]]:

@@ -15,6 +15,7 @@ import msgspec
 
 from qcompiler.engine.gate import Gate
 from qcompiler.engine.listing import Layer, Memory
+from qcompiler.engine.ports import Port
 from qcompiler.engine.report import EngineReport
 from qcompiler.errors import InputError
 from qcompiler.plan import encode
@@ -22,6 +23,36 @@ from qcompiler.weights import atomic
 
 VERSION = 1
 SUFFIX = ".json"
+
+
+class CacheFact(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A cache that a build used.
+
+    Attributes:
+        kind: ``timing`` or ``runtime``.
+        file: Its file name, which says the release, the GPU and the driver.
+        before: SHA-256 of what the build read, in hex; empty if there was none.
+        after: SHA-256 of what it left.
+    """
+
+    kind: str
+    file: str
+    before: str
+    after: str
+
+
+class Repeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A second build of the same model with the same options.
+
+    Attributes:
+        plan_digest: SHA-256 of its plan, in hex.
+        equal_bytes: Whether both plans have the same bytes.
+        equal_layers: Whether both engines have the same kernels.
+    """
+
+    plan_digest: str
+    equal_bytes: bool
+    equal_layers: bool
 
 
 class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +70,10 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         layers: The kernels, in execution order.
         memory: Bytes that the engine needs on the device.
         report: The verdict on the kernels.
+        inputs: Of the model; empty in facts that were written before they had a place here.
+        outputs: Likewise.
+        caches: What the library could reuse, and what it left there.
+        repeat: What a second build gave; None if there was none.
         gate: The verdict against the FP16 form of the source; None if they were not compared.
     """
 
@@ -54,6 +89,10 @@ class Sidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     layers: tuple[Layer, ...]
     memory: Memory
     report: EngineReport
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    caches: tuple[CacheFact, ...] = ()
+    repeat: Repeat | None = None
     gate: Gate | None = None
 
     def save(self, path: Path) -> None:

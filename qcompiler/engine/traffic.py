@@ -30,7 +30,9 @@ BITS = {
 """Bits of an element, by the listing's name of its type."""
 
 # Order streams, jump, or compute shapes on the host.
-_CONTROL = frozenset({"shape_call", "signal", "wait", "jmp", "cjmp", "ShapeHostToDevice"})
+_CONTROL = frozenset(
+    {"shape_call", "signal", "wait", "jmp", "cjmp", "ShapeHostToDevice", "noop", "Constant"}
+)
 # These are kernels only where they work on more than a shape or a flag.
 _SCALAR = frozenset({"memset", "copy", "cast", "reshape", "add", "sub", "mul", "div"})
 _SHAPE_ELEMENTS = 8

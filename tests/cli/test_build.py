@@ -9,10 +9,12 @@ import onnx
 import pytest
 
 from models import build
+from qcompiler.backends import cuda_driver
 from qcompiler.cli.sizes import size
 from qcompiler.errors import UsageError
 from qcompiler.load import load
 from tests.cli.conftest import Run, names
+from tests.engine import library_double
 
 
 def test_writes_beside_the_model_and_says_what_it_made(run: Run, mlp: Path) -> None:
@@ -53,6 +55,36 @@ def test_options_are_read(run: Run, tmp_path: Path) -> None:
     }
 
 
+def test_building_twice_is_told(run: Run, mlp: Path) -> None:
+    ran = run("build", mlp, "--twice", "--format", "json")
+    repeat = ran.document()["repeat"]
+    assert repeat["equal_layers"] is True
+    ran = run("build", mlp, "--twice", "--overwrite")
+    told = "the same bytes" if repeat["equal_bytes"] else "other bytes, the same kernels"
+    assert f"built twice {told}" in " ".join(ran.out.split())
+
+
+def test_a_cache_needs_a_gpu(run: Run, mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "device", lambda: None)
+    ran = run("build", mlp, "--runtime-cache", mlp.parent / "kernels")
+    assert (ran.code, ran.out) == (2, "")
+    assert "a runtime cache holds for one GPU, and none is visible here" in ran.err
+    assert names(mlp.parent) == ["mlp.onnx"]
+
+
+def test_a_cache_is_shown(run: Run, mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = cuda_driver.Device("NVIDIA GeForce RTX 4090", "SM89", "580.95.05")
+    monkeypatch.setattr(cuda_driver, "device", lambda: device)
+    library_double.install(mlp.parent / "lib", monkeypatch, version="11.4.0.106")
+    words = ["build", mlp, "--target", "tensorrt-11.4:sm89", "--timing-cache", mlp.parent / "t"]
+    first, second = run(*words), run(*words, "--overwrite")
+    file = "tensorrt-11.4.0.106_nvidia-geforce-rtx-4090_sm89_580.95.05.timing"
+    assert file in first.out
+    assert "new" in first.out
+    assert "read and added to" in " ".join(second.out.split())
+    assert names(mlp.parent / "t") == [file]
+
+
 def test_existing_files_are_kept_unless_told(run: Run, mlp: Path) -> None:
     beside = mlp.with_name("mlp.plan.json")
     beside.write_text("mine")
@@ -77,6 +109,11 @@ def test_existing_files_are_kept_unless_told(run: Run, mlp: Path) -> None:
         (["--refit"], 2, "--refit does not work"),
         (["--strip-plan"], 2, "--strip-plan does not work"),
         (["--version-compatible"], 2, "build once for each release"),
+        (["--hardware-compatibility", "ampere-plus"], 2, "tensorrt-rtx:sm86,sm89"),
+        (["--hardware-compatibility", "all"], 2, "one of none, ampere-plus"),
+        (["--timing-cache", "times"], 2, "--timing-cache does not work"),
+        (["--target", "tensorrt", "--runtime-cache", "x"], 2, "--runtime-cache does not work"),
+        (["--target", "tensorrt", "--locked"], 2, "--locked needs --timing-cache"),
         (["--target", "tensorrt-rtx-0.1"], 3, "pip install 'tensorrt-rtx-cu13==0.1.*'"),
         (["--target", "tensorrt-11.4:sm90"], 3, "pip install 'tensorrt-cu13==11.4.*'"),
     ],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from cyclopts import App
 
 import qcompiler
 from qcompiler.cli import VERBS
@@ -18,8 +19,8 @@ HEAVY = ("onnx", "onnxruntime", "numpy", "onnx_graphsurgeon", "ml_dtypes", "msgs
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_line_of_a_verb_is_that_of_its_docstring(run: Run, verb: str) -> None:
-    function = getattr(importlib.import_module(f"qcompiler.cli.{verb}"), verb)
-    doc = inspect.getdoc(function)
+    found = getattr(importlib.import_module(f"qcompiler.cli.{verb}"), verb)
+    doc = found.help if isinstance(found, App) else inspect.getdoc(found)
     assert doc is not None
     assert doc.splitlines()[0] == VERBS[verb]
     ran = run(verb, "--help")

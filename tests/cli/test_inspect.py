@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import onnx
+import onnx.parser
 import pytest
 from rich.console import Console
 
@@ -14,7 +16,7 @@ from qcompiler.cli.inspect import summarize
 from qcompiler.engine.report import LinearNode
 from qcompiler.engine.sidecar import Sidecar
 from tests.cli.conftest import Run
-from tests.engine import engines
+from tests.engine import engines, library_double, test_inspector
 
 PLAN = b"the plan"
 
@@ -108,3 +110,53 @@ def test_facts_of_another_plan_are_refused(run: Run, plan: Path) -> None:
     ran = run("inspect", plan)
     assert (ran.code, ran.out) == (2, "")
     assert "not the one that these facts describe" in ran.err
+
+
+LAYERS = Path(library_double.__file__).with_name("inspector_10.json")
+
+
+def test_the_inspectors_json_without_a_model(run: Run) -> None:
+    ran = run("inspect", "--inspector", LAYERS)
+    assert (ran.code, ran.err) == (0, "")
+    text = " ".join(ran.out.split())
+    assert "what the engine inspector said" in text
+    assert "kernels 3: 2 convolution, 1 reformat" in text
+    assert "products 1 fp16, 1 int8; --model tells of which nodes" in text
+    assert "memory" not in text  # of which it says nothing
+    document = run("inspect", "--inspector", LAYERS, "--format", "json").document()
+    assert [layer["kind"] for layer in document["layers"]] == [
+        "reformat", "convolution", "convolution",
+    ]  # fmt: skip
+    assert document["report"]["kernels"] == 3
+
+
+def test_the_inspectors_json_with_its_model(run: Run, tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(test_inspector.MODEL), model)
+    ran = run("inspect", "--inspector", LAYERS, "--model", model)
+    assert (ran.code, ran.err) == (0, "")
+    assert "linear nodes 1 int8, 1 fp16;" in " ".join(ran.out.split())
+    assert "of MACs in low precision" in ran.out
+
+
+def test_the_inspectors_kernels(run: Run) -> None:
+    ran = run("inspect", "--inspector", LAYERS, "--layers")
+    assert len(ran.out.splitlines()) == 3
+    assert "Int8[8,4,16,16] | Int8[6,4,3,3] -> Half[8,6,16,16]" in ran.out
+
+
+def test_a_plan_without_facts_needs_the_library(run: Run, tmp_path: Path) -> None:
+    plan = tmp_path / "theirs.engine"
+    plan.write_bytes(b"ptrt")
+    ran = run("inspect", "--inspector", plan, "--target", "tensorrt-10.13")
+    assert ran.code == 3
+    assert "pip install 'tensorrt-cu12==10.13.*'" in ran.err
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["x.plan", "--inspector", "y.json"], ["x.plan", "--model", "m.onnx"]]
+)
+def test_what_is_to_be_inspected_is_one_thing(run: Run, words: list[str]) -> None:
+    ran = run("inspect", *words)
+    assert ran.code == 2
+    assert "--inspector" in ran.err

@@ -231,19 +231,21 @@ def test_lint_finds_a_zero_scale(run: Run, tmp_path: Path) -> None:
     line = "TRT006 conv1.weight_DequantizeLinear: has a scale that is not positive (parser rejects)"
     assert line in ran.out
     assert "  help: give dead channels a positive scale" in ran.out
-    assert "1 finding" in ran.out
+    assert "2 findings" in ran.out  # the other: its base is FP32
     for target, code in (("tensorrt-rtx:sm89", "TRT006"), ("onnxruntime", "QC010")):
         ran = run("lint", path, "--target", target, "--format", "json")
         assert ran.code == 1
-        (finding,) = ran.document()["findings"]
+        finding, *others = ran.document()["findings"]
         assert (finding["code"], finding["where"]) == (code, "conv1.weight_DequantizeLinear")
+        assert {f["code"] for f in others} <= {"TRT038"}
 
 
 def test_lint_as_sarif(run: Run, tmp_path: Path) -> None:
     path = _zero_scale(tmp_path)
     (log,) = run("lint", path, "--format", "sarif").document()["runs"]
-    (result,) = log["results"]
+    result, base = log["results"]
     assert (result["ruleId"], result["level"]) == ("TRT006", "error")
+    assert (base["ruleId"], base["level"]) == ("TRT038", "note")
     (place,) = result["locations"]
     assert place["physicalLocation"]["artifactLocation"]["uri"] == str(path)
     assert place["logicalLocations"] == [{"fullyQualifiedName": "conv1.weight_DequantizeLinear"}]
@@ -266,7 +268,8 @@ def test_lint_fix_writes_a_model_that_is_clean(run: Run, tmp_path: Path) -> None
     ran = run("lint", path, "--fix", out)
     assert (ran.code, ran.err) == (0, "")
     assert "fixed node_of_bf: INT32 bias stored as float" in ran.out
-    assert f"{out}: 0 findings" in ran.out
+    assert "TRT038 node_of_y: 1 of 1 linear operators give float32 (advice)" in ran.out
+    assert f"{out}: 1 finding" in ran.out
     assert path.read_bytes() == before
     assert run("lint", out).code == 0
     ran = run("lint", path, "--fix", out)
@@ -280,10 +283,39 @@ def test_lint_refuses_an_unknown_target(run: Run, mlp: Path) -> None:
     assert run("lint", mlp, "--target", "nothing").code == 2
 
 
-@pytest.mark.parametrize("name", ["mlp", "int8_already"])
-def test_lint_of_a_sound_model(run: Run, tmp_path: Path, name: str) -> None:
+def test_lint_says_what_was_not_verified(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    onnx.save(build.load(name), path)
+    onnx.save(read(HERE / "TRT041" / "bad.txt").model, path)
+    line = "TRT041 node_of_a: adds a float tensor to node_of_c (loses fusion, unverified here)"
+    ran = run("lint", path, "--target", "tensorrt-11.4:sm90")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, line)
+    (finding,) = run("lint", path, "--format", "json").document()["findings"]
+    assert (finding["code"], finding["verified"]) == ("TRT041", "unverified here")
+    assert "verified: unverified here" in run("explain", "TRT041").out
+
+
+def test_lint_reads_a_trtexec_command_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(read(HERE / "TRT059" / "bad.txt").model, path)
+    options = ("--target", "tensorrt-10.13", "--command")
+    ran = run("lint", path, *options, "trtexec --onnx='a b.onnx' --versionCompatible --refit")
+    assert ran.code == 0
+    assert "TRT059 trtexec: --refit keeps requantizations in the engine (advice" in ran.out
+    assert "TRT059 trtexec: --versionCompatible leaves fewer kernels" in ran.out
+    assert (
+        "TRT060 trtexec: measures without --useCudaGraph, --noDataTransfers, --useSpinWait, "
+        "--timingCacheFile" in ran.out
+    )
+    newer = run("lint", path, "--target", "tensorrt-11.4", "--command", "trtexec --onnx=a.onnx")
+    assert "TRT060 trtexec: measures without --timingCacheFile (" in newer.out
+    refused = run("lint", path, *options, "trtexec 'open")
+    assert refused.code == 2
+    assert "close every quote in it" in refused.err
+
+
+def test_lint_of_a_sound_model(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(build.load("mlp"), path)
     assert run("lint", path) == (0, f"{path}: 0 findings\n", "")
     assert run("lint", path, "--format", "json").document()["findings"] == []
 

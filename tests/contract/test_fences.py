@@ -50,6 +50,7 @@ LAYERS = (
         "apply",
     },
     {"engine"},
+    {"migrate", "export"},
     {"driver"},
     {"cli", "__main__"},
 )

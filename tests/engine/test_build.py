@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +17,8 @@ from models import build as models
 from qcompiler.backends import tensorrt_process
 from qcompiler.driver import compile  # noqa: A004 - the verb of the tool
 from qcompiler.engine import sidecar
-from qcompiler.engine.build import FLAGS, BuildOptions, build
+from qcompiler.engine.build import BuildOptions, build
+from qcompiler.engine.options import FLAGS
 from qcompiler.engine.shapes import Shapes
 from qcompiler.engine.target_string import parse
 from qcompiler.errors import (
@@ -29,7 +29,6 @@ from qcompiler.errors import (
     UsageError,
 )
 from qcompiler.progress import Silent
-from tests.engine import library_double
 
 RESNET = Path(models.__file__).with_name("resnet20.onnx")
 SM89 = parse("tensorrt-rtx:sm89")
@@ -337,53 +336,3 @@ def test_a_plan_needs_a_name_of_its_own(tmp_path: Path, name: str, told: str) ->
     (tmp_path / "d").mkdir()
     with pytest.raises(InputError, match=told):
         build(_save(tmp_path, MATMUL), tmp_path / name, SM89)
-
-
-@pytest.mark.parametrize(("version", "mask"), [("10.13.3.9", 3), ("11.4.0.106", 1)])
-def test_full_tensorrt_is_asked_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, mask: int
-) -> None:
-    (tmp_path / "lib").mkdir()
-    double = library_double.install(tmp_path / "lib", monkeypatch, version=version)
-    progress = Recorder()
-    options = BuildOptions(workspace=10**9, level=3, flags=tuple(FLAGS))
-    target = parse(f"tensorrt-{version.rsplit('.', 2)[0]}:sm90")
-    plan = tmp_path / "p.plan"
-    facts = build(_save(tmp_path, DENSE), plan, target, options=options, progress=progress)
-
-    assert plan.read_bytes() == b"plan"
-    assert (facts.library, facts.plan_bytes) == (f"tensorrt {version}", 4)
-    assert facts.layers == ()
-    assert any("hold no kernels" in warning for warning in progress.warnings)
-    expected: list[dict[str, Any]] = [
-        {"network": mask},
-        {"config": "profiling_verbosity", "value": "detailed"},
-        {"pool": "workspace", "size": 10**9},
-        {"config": "builder_optimization_level", "value": 3},
-        {"flag": "ws"},
-        {"flag": "refit"},
-        {"flag": "strip"},
-        {"flag": "vc"},
-        {"shape": ["x", [1, 4], [4, 4], [8, 4]]},
-        {"profile": True},
-    ]
-    assert double.calls == expected
-
-
-@pytest.mark.parametrize(
-    ("mode", "told", "where"),
-    [
-        ("none", "no kernel fits", "node 'conv1'"),
-        ("silent", "no plan and no message", "model.onnx"),
-        ("no-gpu", "the library raised TypeError: pybind11::init", "model.onnx"),
-    ],
-)
-def test_failures_of_full_tensorrt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, told: str, where: str
-) -> None:
-    (tmp_path / "lib").mkdir()
-    library_double.install(tmp_path / "lib", monkeypatch, version="11.4.0.106", mode=mode)
-    with pytest.raises(BackendError, match=told) as caught:
-        build(_save(tmp_path, DENSE), tmp_path / "p.plan", parse("tensorrt-11.4"))
-    assert where in caught.value.where
-    assert _names(tmp_path) == {"lib", "model.onnx"}

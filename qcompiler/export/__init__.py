@@ -1,0 +1,1 @@
+"""What leaves the machine: Triton model repositories, and bundles that check themselves."""

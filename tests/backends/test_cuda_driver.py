@@ -1,0 +1,83 @@
+"""The GPU and its driver, told by a driver library that answers as the real one does."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from qcompiler.backends import cuda_driver
+from qcompiler.backends.cuda_driver import Device
+
+Function = Callable[..., int]
+
+
+def _put(value: int) -> Function:
+    """A C function that writes ``value`` to its first argument."""
+
+    def function(pointer: object, *_rest: object) -> int:
+        pointer._obj.value = value  # type: ignore[attr-defined]
+        return 0
+
+    return function
+
+
+def _text(value: bytes) -> Function:
+    def function(buffer: ctypes.Array[ctypes.c_char], *_rest: object) -> int:
+        buffer.value = value
+        return 0
+
+    return function
+
+
+def _attribute(pointer: object, which: int, _handle: object) -> int:
+    return _put({75: 9, 76: 0}[which])(pointer)
+
+
+CUDA: dict[str, Function] = {
+    "cuInit": lambda _flags: 0,
+    "cuDeviceGet": _put(0),
+    "cuDeviceGetName": _text(b"NVIDIA H100 80GB HBM3"),
+    "cuDeviceGetAttribute": _attribute,
+    "cuDriverGetVersion": _put(13020),
+}
+NVML: dict[str, Function] = {
+    "nvmlInit_v2": lambda: 0,
+    "nvmlSystemGetDriverVersion": _text(b"580.159.04"),
+    "nvmlShutdown": lambda: 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("nvml", "driver"),
+    [
+        (NVML, "580.159.04"),
+        (None, "cuda13.2"),
+        (NVML | {"nvmlInit_v2": lambda: 999}, "cuda13.2"),
+        (NVML | {"nvmlSystemGetDriverVersion": lambda *_: 999}, "cuda13.2"),
+    ],
+)
+def test_name_capability_and_driver(
+    monkeypatch: pytest.MonkeyPatch, nvml: dict[str, Function] | None, driver: str
+) -> None:
+    libraries = {"libcuda.so.1": CUDA, "libnvidia-ml.so.1": nvml}
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(cuda_driver, "_library", libraries.__getitem__)
+    assert cuda_driver.device() == Device("NVIDIA H100 80GB HBM3", "SM90", driver)
+
+
+@pytest.mark.parametrize(
+    "cuda",
+    [None, CUDA | {"cuInit": lambda _flags: 100}, CUDA | {"cuDeviceGet": lambda *_: 101}],
+)
+def test_no_driver_or_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: dict[str, Function] | None
+) -> None:
+    monkeypatch.setattr(cuda_driver, "_library", lambda _name: cuda)
+    assert cuda_driver.device() is None
+
+
+def test_a_library_that_is_not_there() -> None:
+    assert cuda_driver._library("libnothing-of-this-name.so.1") is None
