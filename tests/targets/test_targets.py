@@ -46,9 +46,9 @@ def test_targets_are_found_by_file() -> None:
 def test_a_target_is_complete_and_says_where_its_rows_come_from(name: str) -> None:
     target = targets.find(name)
     assert (target.name, target.family) == (name, name)
-    known = {(r.op, r.kind) for r in target.rows}
+    known = {(r.op, r.kind) for r in target.rows if r.format == "int8"}
     assert known - {ATTENTION} == KINDS
-    assert (ATTENTION in known) is bool(target.heads)
+    assert (ATTENTION in known) is target.cards
     for row in target.rows:
         assert row.source, row
         assert row.note, row
@@ -126,6 +126,7 @@ def test_turing_convolutions_stay_in_float() -> None:
 @pytest.mark.parametrize(
     ("head", "keys", "queries", "ok"),
     [
+        (16, 15, 15, False),
         (64, 65, 65, True),
         (32, 512, 512, True),
         (32, 513, 513, False),
@@ -147,6 +148,29 @@ def test_f02_a_free_number_of_keys_is_tried_where_a_compiler_can_be_asked() -> N
     layer = Layer("Attention", "dense", 32, 0)
     assert targets.find("tensorrt-rtx").allows(layer, "float16").ok
     assert "their number is free" in targets.find("tensorrt").allows(layer, "float16").why
+
+
+@pytest.mark.parametrize(
+    ("head", "keys", "ok"),
+    [(16, 32, True), (48, 4096, True), (256, 64, True), (20, 64, False), (64, 31, False)],
+)
+def test_f03_fp8_attention(head: int, keys: int, ok: bool) -> None:
+    layer = Layer("Attention", "dense", head, keys)
+    verdict = targets.find("tensorrt-rtx").allows(layer, "float16", "fp8_e4m3")
+    assert verdict.ok is ok
+    assert bool(verdict.why) is not ok
+
+
+@pytest.mark.parametrize("family", ["tensorrt", "tensorrt-rtx"])
+def test_i02_fp8_needs_ada(family: str) -> None:
+    """Also where a card is named that lacks it beside one that has it."""
+    for name, ok in ((f"{family}:sm89", True), (f"{family}:sm120", True), (family, True)):
+        assert targets.find(name).allows(CONV, "float16", "fp8_e4m3").ok is ok, name
+    old = [f"{family}:sm86", f"{family}:sm75"]
+    for name in [*old, "tensorrt-rtx:sm86,sm89"]:
+        why = targets.find(name).allows(CONV, "float16", "fp8_e4m3").why
+        assert why == "FP8 needs SM 8.9 [rule I02]", name
+    assert targets.find("onnxruntime").allows(CONV, "float32", "fp8_e4m3").row is None
 
 
 @pytest.mark.parametrize(
