@@ -38,11 +38,21 @@ Fix = Annotated[
 ]
 
 
+Command = Annotated[
+    str,
+    Parameter(
+        help="The trtexec command line that builds or times the model, in quotes: its flags are "
+        "checked too."
+    ),
+]
+
+
 def lint(
     model: o.Model,
     /,
     *,
     target: Target = "tensorrt",
+    command: Command = "",
     format: Format = "text",  # noqa: A002
     fix: Fix = None,
     overwrite: o.Overwrite = False,
@@ -59,7 +69,7 @@ def lint(
     from qcompiler.lint import sarif
     from qcompiler.load import load
 
-    wanted = parse_target(target)
+    wanted = parse_target(target, command)
     if fix is not None:
         o.refuse_existing([fix], overwrite=overwrite, sources=[model])
     graph = load(model, strict=False)
@@ -94,22 +104,46 @@ def _fix(graph: Graph, path: Path) -> list[Fixed]:
     return fixed
 
 
-def parse_target(text: str) -> LintTarget:
-    """The target that a word of the command line names; capabilities only if it names them."""
+def parse_target(text: str, command: str = "") -> LintTarget:
+    """The target that a word of the command line names; capabilities only if it names them.
+
+    Args:
+        text: Target.
+        command: A trtexec command line for it.
+
+    Raises:
+        UsageError: There is no such target, or a quote in the command line is not closed.
+    """
     from qcompiler.engine import target_string
     from qcompiler.lint.base import LintTarget
 
+    words = _words(command)
     if text == "onnxruntime":
-        return LintTarget(text)
+        return LintTarget(text, command=words)
     parsed = target_string.parse(text)
     named = parsed.capabilities if ":" in text else ()
     weakest = min((int(c.removeprefix("SM")) for c in named), default=None)
-    return LintTarget(parsed.library.name, weakest)
+    return LintTarget(parsed.library.name, weakest, parsed.version, words)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    import shlex
+
+    from qcompiler.errors import UsageError
+
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(
+            f"cannot read the command line: {error}", hint="close every quote in it"
+        ) from error
 
 
 def _show(model: str, found: list[Diagnostic], fixed: list[Fixed]) -> None:
     from rich.console import Console
     from rich.markup import escape
+
+    from qcompiler.lint.base import UNSEEN
 
     console = Console(highlight=False, soft_wrap=True)
     for x in fixed:
@@ -117,9 +151,8 @@ def _show(model: str, found: list[Diagnostic], fixed: list[Fixed]) -> None:
     helped: set[str] = set()
     for d in found:
         color = "red" if d.is_error else "yellow"
-        console.print(
-            f"[bold {color}]{d.code}[/] {escape(d.where)}: {escape(d.message)} ({d.severity})"
-        )
+        facts = f"{d.severity}, {UNSEEN}" if d.verified == UNSEEN else d.severity
+        console.print(f"[bold {color}]{d.code}[/] {escape(d.where)}: {escape(d.message)} ({facts})")
         if d.code not in helped:
             console.print(f"  [green]help[/]: {escape(d.help)}")
             helped.add(d.code)

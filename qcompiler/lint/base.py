@@ -33,10 +33,24 @@ class LintTarget:
     Attributes:
         library: ``tensorrt``, ``tensorrt-rtx`` or ``onnxruntime``.
         capability: The weakest compute capability named, such as 89; None if none was.
+        version: Leading numbers of the release, such as ``10.13``; empty for any.
+        command: The words of the trtexec command line that builds or times it; empty if there is
+            none.
     """
 
     library: str
     capability: int | None = None
+    version: str = ""
+    command: tuple[str, ...] = ()
+
+    def has(self, *flags: str) -> str:
+        """The first of these flags that the command line gives; empty if it gives none.
+
+        A flag may carry a value: ``--hardwareCompatibilityLevel`` is also given by
+        ``--hardwareCompatibilityLevel=ampere+``.
+        """
+        given = {word.partition("=")[0] for word in self.command}
+        return next((flag for flag in flags if flag in given), "")
 
 
 class Fault(NamedTuple):
@@ -62,6 +76,7 @@ class Diagnostic:
         where: Node or tensor.
         message: What is wrong.
         help: What to do about it.
+        verified: Whose real builds showed the rule, or ``unverified here``; empty for ``QC...``.
     """
 
     code: str
@@ -69,6 +84,7 @@ class Diagnostic:
     where: str
     message: str
     help: str
+    verified: str = ""
 
     @property
     def is_error(self) -> bool:
@@ -106,4 +122,7 @@ class Rule:
         if target.library not in self.libraries:
             return []
         found = dict.fromkeys(self.check(graph, target))
-        return [Diagnostic(self.code, self.severity, *fault, self.help) for fault in found]
+        return [
+            Diagnostic(self.code, self.severity, *fault, self.help, self.verified)
+            for fault in found
+        ]

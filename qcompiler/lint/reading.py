@@ -155,3 +155,80 @@ def blocked_by(graph: Graph, node: Node) -> Node | None:
     if len(computed) != 1 or dequantizer(graph, computed[0]) is None:
         return None
     return producer
+
+
+def is_quantized(graph: Graph, node: Node) -> bool:
+    """Whether both operands of a linear operator come from DQ."""
+    return all(pair is not None for pair in operands(graph, node))
+
+
+def widened(graph: Graph, node: Node) -> Node | None:
+    """The Cast to a wider type between a linear operator and the DQ of an operand, if any.
+
+    Only where both operands are quantized but for such a Cast.
+    """
+    slot = ops.WEIGHTED[node.op]
+    found: list[Node] = []
+    for given in (operand(node, slot.data), operand(node, slot.weight)):
+        if dequantizer(graph, given) is not None:
+            continue
+        cast = None if given is None else graph.producer(given)
+        if cast is None or cast.op != "Cast" or dequantizer(graph, cast.inputs[0]) is None:
+            return None
+        found.append(cast)
+    return found[0] if found else None
+
+
+def extent(tensor: Tensor | None, axis: int) -> int | None:
+    """A dimension; None if it is not fixed."""
+    shape = None if tensor is None else tensor.shape
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    found = shape[axis]
+    return found if isinstance(found, int) else None
+
+
+def users(graph: Graph, node: Node) -> list[Node]:
+    """The nodes that read a node's first output, past what only moves data."""
+    found: list[Node] = []
+    for user in readers(graph, node):
+        moves = ops.moves_data(user) and user.op not in ("Resize", "Upsample")
+        found += users(graph, user) if moves else [user]
+    return found
+
+
+def nearest(graph: Graph, node: Node, *, ahead: bool) -> list[Node]:
+    """The first linear operators with a constant weight, in one direction.
+
+    Depthwise convolutions and products of two computed tensors are passed over.
+    """
+    found: list[Node] = []
+    seen: set[int] = set()
+    edge = [node]
+    while edge:
+        here = edge.pop()
+        around = _after(graph, here) if ahead else _before(graph, here)
+        for step in around:
+            if id(step) in seen:
+                continue
+            seen.add(id(step))
+            (found if _is_layer(graph, step) else edge).append(step)
+    return found
+
+
+def _after(graph: Graph, node: Node) -> list[Node]:
+    return [user for tensor in node.outputs for user, _ in graph.users(tensor)]
+
+
+def _before(graph: Graph, node: Node) -> list[Node]:
+    return [made for tensor in node.inputs if (made := graph.producer(tensor)) is not None]
+
+
+def _is_layer(graph: Graph, node: Node) -> bool:
+    if not ops.is_weighted(node) or ops.groups(node) > 1:
+        return False
+    weight = operand(node, ops.WEIGHTED[node.op].weight)
+    pair = None if weight is None else graph.producer(weight)
+    if pair is not None and pair.op == DEQUANTIZE:
+        return is_weight(graph, pair)
+    return constant(graph, weight) is not None

@@ -24,16 +24,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qcompiler.graph import Graph, Node, label
+from qcompiler.lint import fusions
 from qcompiler.lint import reading as r
 from qcompiler.lint.base import RTX, SEEN, Fault, LintTarget, Rule
 
 
 def check(graph: Graph, target: LintTarget) -> Iterable[Fault]:
     """Exactly one operand behind a DQ."""
+    inside = {id(n) for a in fusions.attentions(graph) for n in (a.first, a.second)}  # TRT043
     for node in r.linears(graph):
         data, weight = r.operands(graph, node)
         given = data or weight
         if given is None or (data is not None and weight is not None):
+            continue
+        if id(node) in inside or r.widened(graph, node) is not None:
             continue
         if r.blocked_by(graph, node) is None and not _has_kernel(graph, node, given, target):
             which = "weight" if given is weight else "activation"

@@ -7,6 +7,7 @@ What
 Why
     Only data movement, a product with a scalar and a narrowing Cast can change places with a
     DequantizeLinear. After any other operator the activation is float, and so is the product.
+    (A widening Cast is TRT039.)
 
 Example::
 
@@ -32,7 +33,7 @@ def check(graph: Graph, _: LintTarget) -> Iterable[Fault]:
     """What blocks the DQ of the data of a linear operator whose weight is quantized."""
     for node in r.linears(graph):
         found = r.blocked_by(graph, node)
-        if found is not None:
+        if found is not None and found.op != "Cast":
             yield Fault(
                 label(node), f"{found.op} {label(found)} parts it from its DequantizeLinear"
             )

@@ -111,7 +111,8 @@ def test_the_bad_model_of_a_rule_is_good_after_the_fix(code: str) -> None:
     graph = load(read(HERE / code / "bad.txt").model, strict=False)
     graph.infer()
     assert fix(graph)
-    assert lint.lint(graph, parse_target("tensorrt-rtx")) == []
+    # Fixtures are in FP32, which is advised against (TRT038) and not what is fixed.
+    assert {d.code for d in lint.lint(graph, parse_target("tensorrt-rtx"))} <= {"TRT038"}
 
 
 @pytest.mark.parametrize("code", lint.codes())
