@@ -47,6 +47,9 @@ from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
 
+# By this much the optimizer of ONNX Runtime may change a result without a word.
+_OPTIMIZER_DB = 10.0
+
 Source = str | Path | bytes | ModelProto
 Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -321,7 +324,14 @@ class Compilation:
                     optimized = compare(expected, session, self.held_out, update)
             except UnsupportedError as error:
                 self.journal.warn(f"with its graph optimizations on, {error.message}")
-        return tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
+        found = tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
+        worst = min((o.gained_db for o in found), default=0.0)
+        if worst < -_OPTIMIZER_DB:
+            self.journal.warn(
+                f"with its graph optimizations on, ONNX Runtime computes something else "
+                f"({-worst:.0f} dB worse); run the model with them off"
+            )
+        return found
 
     def _evaluate(self, graph: Graph, evaluation: Evaluation | None) -> Metric | None:
         if evaluation is None:

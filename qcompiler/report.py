@@ -48,6 +48,11 @@ class OutputError(msgspec.Struct, frozen=True):
         rest = None if optimized is None else _finite(optimized[0])
         return cls(output, _finite(plain[0]), plain[1], rest)
 
+    @property
+    def gained_db(self) -> float:
+        """By how much graph optimizations change the ratio for the better; 0 if not measured."""
+        return 0.0 if self.sqnr_db_optimized is None else self.sqnr_db_optimized - self.sqnr_db
+
 
 class Metric(msgspec.Struct, frozen=True):
     """A task metric of the float and the quantized model.

@@ -19,6 +19,7 @@ Placement is what TensorRT fuses and what transformers survive:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -203,7 +204,7 @@ def _layer(graph: Graph, node: Node, slot: int, data: Tensor) -> Layer:
     return Layer(
         node.op,
         kind,
-        ops.reduction_length(node, slot, shape),
+        ops.reduction_length(node, slot, shape) // math.prod(kernel),
         shape[axis],
         kernel,
         _rows(node, slot, data),

@@ -67,7 +67,10 @@ TARGET = Target(
             op="Add", kind="residual", granularity="tensor",
             note="the skip branch, the other operand fuses", source="rules E04, E06",
         ),
-        _fp8(op="Conv", kind="dense", note="FP8 kernel", source="rule D10"),
+        _fp8(
+            op="Conv", kind="dense", least_channels=17, most_taps=32,
+            note="FP8 kernel", source="rule D10",
+        ),
         _fp8(
             op="Conv", kind="grouped", verdict="loses", source="rule D10",
             note="FP8 convolutions are dense ones",
@@ -87,6 +90,10 @@ TARGET = Target(
         _fp8(
             op="Attention", kind="dense", base=("float16",), heads=tuple(range(16, 257, 8)),
             keys=(32, 3072), note="one FP8 kernel", source="rule F03",
+        ),
+        _fp8(
+            op="Add", kind="residual", note="the skip branch, the other operand fuses",
+            source="rules D11, E04",
         ),
         *(
             _fp8(

