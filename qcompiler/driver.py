@@ -47,9 +47,6 @@ from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
 
-# By this much the optimizer of ONNX Runtime may change a result without a word.
-_OPTIMIZER_DB = 10.0
-
 Source = str | Path | bytes | ModelProto
 Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -325,11 +322,12 @@ class Compilation:
             except UnsupportedError as error:
                 self.journal.warn(f"with its graph optimizations on, {error.message}")
         found = tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
-        worst = min((o.gained_db for o in found), default=0.0)
-        if worst < -_OPTIMIZER_DB:
+        broken = [o for o in found if o.breaks_when_optimized]
+        if broken:
             self.journal.warn(
                 f"with its graph optimizations on, ONNX Runtime computes something else "
-                f"({-worst:.0f} dB worse); run the model with them off"
+                f"(output {broken[0].output}: {broken[0].sqnr_db_optimized:.0f} dB instead of "
+                f"{broken[0].sqnr_db:.0f} dB); run the model with them off"
             )
         return found
 

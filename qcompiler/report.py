@@ -49,9 +49,10 @@ class OutputError(msgspec.Struct, frozen=True):
         return cls(output, _finite(plain[0]), plain[1], rest)
 
     @property
-    def gained_db(self) -> float:
-        """By how much graph optimizations change the ratio for the better; 0 if not measured."""
-        return 0.0 if self.sqnr_db_optimized is None else self.sqnr_db_optimized - self.sqnr_db
+    def breaks_when_optimized(self) -> bool:
+        """Whether graph optimizations cost more than 10 dB and leave less than 40."""
+        optimized = self.sqnr_db_optimized
+        return optimized is not None and optimized < min(self.sqnr_db - 10, 40)
 
 
 class Metric(msgspec.Struct, frozen=True):

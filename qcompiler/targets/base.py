@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -77,8 +76,6 @@ class Capability:
         heads: Elements of a head that attention may have; ``()`` for any.
         keys: Least and most keys of attention; ``()`` for any number.
         free_keys: Whether their number may be unknown.
-        least_channels: Input and output channels that a convolution must have.
-        most_taps: Elements that its kernel may have; 0 for any number.
         versions: Releases that it holds for: the least, and the first that it does not; ``()`` for
             all.
         capabilities: Compute capabilities that it holds for, such as 89: least and most; ``()``
@@ -98,8 +95,6 @@ class Capability:
     heads: tuple[int, ...] = ()
     keys: tuple[int, int] | tuple[()] = ()
     free_keys: bool = False
-    least_channels: int = 0
-    most_taps: int = 0
     versions: tuple[str, str] | tuple[()] = ()
     capabilities: tuple[int, int] | tuple[()] = ()
 
@@ -204,8 +199,7 @@ class Target:
         if layer.op == "Attention":
             why = _attention_reason(layer, row)
         else:
-            word = "INT8" if stored == "int8" else "low precision"
-            why = self._reason(layer, word) or _kernel_reason(layer, row)
+            why = self._reason(layer, "INT8" if stored == "int8" else "low precision")
         return Verdict(why == "", why, row)
 
     def _reason(self, layer: Layer, word: str) -> str:
@@ -225,18 +219,6 @@ class Target:
                 "output channels may have no kernel [rules D12, D13]"
             )
         return ""
-
-
-def _kernel_reason(layer: Layer, row: Capability) -> str:
-    if min(layer.inputs, layer.outputs) < row.least_channels:
-        return (
-            f"{layer.inputs} input and {layer.outputs} output channels: {row.format} convolutions "
-            f"have {row.least_channels} at least [{row.source}]"
-        )
-    taps = math.prod(layer.kernel)
-    if row.most_taps and taps > row.most_taps:
-        return f"{row.format} convolutions have {row.most_taps} taps, not {taps} [{row.source}]"
-    return ""
 
 
 def _attention_reason(layer: Layer, row: Capability) -> str:
