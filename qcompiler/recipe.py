@@ -7,6 +7,7 @@
     format = "int8"         # or fp8_e4m3
     base = "float32"        # or float16: the type of everything that is not quantized
     range = "auto"          # minmax, percentile, entropy, mse or auto
+    heads = false           # true: also language-model heads and routers
     search_weights = true   # shrink each weight scale to the factor of least error
 
     [[rule]]
@@ -44,6 +45,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         format: Storage format of weights and activations; where activations are better asymmetric,
             the target makes them ``uint8``.
         base: Element type of the float tensors of the result.
+        heads: Whether language-model heads and routers are quantized too.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
         rule: Exceptions, the first that matches wins.
@@ -53,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantize: bool = True
     format: Literal["int8", "fp8_e4m3"] = "int8"
     base: Literal["float32", "float16"] = "float32"
+    heads: bool = False
     range: str = "auto"
     search_weights: bool = True
     rule: tuple[Rule, ...] = ()

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcompiler import ops
+from qcompiler import ops, roles
 from qcompiler.attention import Attention, attentions
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.plan import Point, Points, Slot, Storage
@@ -132,6 +132,8 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
     data = node.inputs[1 - slot if node.op == "MatMul" else 0]
     weight = node.inputs[slot]
     reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe, found.left)
+    if not reason and not recipe.heads:
+        reason = roles.kept(graph, node, slot)
     if reason:
         return reason
     layer = _layer(graph, node, slot, data)

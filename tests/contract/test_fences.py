@@ -27,6 +27,7 @@ LAYERS = (
         "verify",
         "text",
         "ops",
+        "roles",
         "opset",
         "load",
         "emit",

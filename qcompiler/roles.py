@@ -1,0 +1,78 @@
+"""What a linear operator is for, as the structure tells: names are never looked at.
+
+Two kinds are left in 16 bits by those who quantize language models (TensorRT-LLM and ModelOpt
+exclude ``lm_head``, ``output_layer`` and ``router`` by name), for a wrong logit or a wrong expert
+costs more than the bytes of one layer:
+
+* the *language-model head* projects onto the vocabulary: its result goes to an output of the graph,
+  and it has as many columns as some embedding table of the graph has rows;
+* a *router* picks experts: its result goes into ``TopK`` or ``ArgMax``, a softmax or sigmoid
+  between them or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qcompiler import ops
+from qcompiler.graph import Graph, Node, Tensor
+
+# What stands between logits and their use.
+_PASSES = frozenset({"Add", "Cast", "Softmax", "LogSoftmax", "Sigmoid", "Mul", "Div"})
+_PICKS = frozenset({"TopK", "ArgMax"})
+_STEPS = 6
+
+
+def kept(graph: Graph, node: Node, slot: int) -> str:
+    """Why a linear operator stays out of low precision; empty if nothing speaks against it.
+
+    Args:
+        graph: With types inferred.
+        node: A linear operator with a constant weight.
+        slot: Input index of the weight.
+    """
+    if node.op not in ("MatMul", "Gemm"):
+        return ""
+    shape = ops.constant_shape(node.inputs[slot])
+    columns = shape[ops.weight_axis(node, slot, len(shape))]
+    if _picks(graph, node):
+        return "a router: what it picks must not change"
+    if columns in _vocabularies(graph) and _reaches_output(graph, node):
+        return "the language-model head: its logits are what the model is judged by"
+    return ""
+
+
+def _vocabularies(graph: Graph) -> set[int]:
+    """Rows of every embedding table: a constant matrix of floats that integers gather from."""
+    return {
+        ops.constant_shape(n.inputs[0])[0]
+        for n in graph.nodes
+        if n.op == "Gather" and ops.is_standard(n) and _is_table(graph, n.inputs[0])
+    }
+
+
+def _is_table(graph: Graph, tensor: Tensor) -> bool:
+    """Whether a constant is a matrix of floats; a quantized one is a table, too."""
+    producer = graph.producer(tensor)
+    if producer is not None and producer.op == "DequantizeLinear":
+        tensor = producer.inputs[0]
+    return graph.is_constant(tensor) and len(ops.constant_shape(tensor)) == 2
+
+
+def _reaches_output(graph: Graph, node: Node) -> bool:
+    return any(graph.is_output(t) for t in _ahead(graph, node))
+
+
+def _picks(graph: Graph, node: Node) -> bool:
+    return any(u.op in _PICKS for t in _ahead(graph, node) for u, _ in graph.users(t))
+
+
+def _ahead(graph: Graph, node: Node) -> Iterator[Tensor]:
+    """The result, and what is made of it by moving it, scaling it or normalizing it."""
+    stack = [(node.outputs[0], _STEPS)]
+    while stack:
+        tensor, left = stack.pop()
+        yield tensor
+        for user, _ in graph.users(tensor):
+            if left and ops.is_standard(user) and (user.op in _PASSES or ops.moves_data(user)):
+                stack += [(t, left - 1) for t in user.outputs]
