@@ -28,6 +28,7 @@ import numpy as np
 from qcompiler import ops, roles
 from qcompiler.attention import Attention, attentions
 from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.groups import shared_scales
 from qcompiler.plan import Point, Points, Slot, Storage
 from qcompiler.recipe import Recipe
 from qcompiler.targets.base import Layer, Target
@@ -61,7 +62,7 @@ def scan(
     if target.allows(_RESIDUAL, recipe.base, recipe.format).ok:
         _propose_skips(graph, found)
     found.activations = _in_graph_order(graph, found.activations)
-    groups = _groups(graph, list(found.activations))
+    groups = shared_scales(graph, list(found.activations))
     activation = (
         Storage(target.activation_format, None, target.symmetric)
         if recipe.format == "int8"
@@ -363,31 +364,6 @@ def _upstream(graph: Graph, tensor: Tensor, limit: int = 64) -> Iterator[Tensor]
         if producer is None or not producer.inputs:
             return
         tensor = producer.inputs[0]
-
-
-# ---------------------------------------------------------------------- groups
-
-
-def _groups(graph: Graph, tensors: list[str]) -> dict[str, str]:
-    """Tensor -> the first tensor of its group; union-find over data movement."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for node in graph.nodes:
-        for source in ops.moved_source(node):
-            if graph.is_constant(source) or source.dtype is None or source.dtype.kind != "f":
-                continue
-            for result in (t for t in node.outputs if t.dtype == source.dtype):
-                parent[root(result.name)] = root(source.name)
-    first: dict[str, str] = {}
-    for name in tensors:
-        first.setdefault(root(name), name)
-    return {name: first[root(name)] for name in tensors}
 
 
 def _dtype(graph: Graph, name: str) -> str:

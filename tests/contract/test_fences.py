@@ -28,6 +28,7 @@ LAYERS = (
         "text",
         "ops",
         "roles",
+        "groups",
         "opset",
         "load",
         "emit",
