@@ -223,7 +223,8 @@ class Target:
 
 def _attention_reason(layer: Layer, row: Capability) -> str:
     if row.heads and layer.inputs not in row.heads:
-        sizes = f"{row.heads[0]}, {row.heads[1]}, … {row.heads[-1]}"
+        first, *_, last = row.heads
+        sizes = f"{first} to {last}" if len(row.heads) > 4 else ", ".join(map(str, row.heads))
         return f"{row.format} attention takes heads of {sizes}, not {layer.inputs} [{row.source}]"
     if layer.rows == 1:
         return "attention of one query gains nothing from low precision [rule D16]"
