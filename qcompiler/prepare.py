@@ -21,6 +21,7 @@ PREPARE: tuple[str, ...] = (
     "fold-constants",
     "convert-opset",
     "drop-identity",
+    "drop-casts",
     "fuse-layer-norm",
     "fuse-rms-norm",
     "fuse-gelu",
