@@ -3,11 +3,14 @@
     python -m benchmarks.baseline tile SOURCE.npz COUNT OUT.npz
     python -m benchmarks.baseline infer MODEL DATA.npz BATCH
     python -m benchmarks.baseline quantize MODEL DATA.npz OUT.onnx
+    python -m benchmarks.baseline defaults MODEL DATA.npz OUT.onnx
 
 ``tile`` makes COUNT samples of the first ones of SOURCE, with 1 % of noise on floats (seed 0).
 ``infer`` runs all samples through ONNX Runtime at its default settings and prints seconds as JSON.
 ``quantize`` is ONNX Runtime's own quantizer: ``quant_pre_process``, then ``quantize_static`` (QDQ,
 INT8 symmetric, per-channel weights, Percentile), one sample a batch. It needs ``sympy``.
+``defaults`` is the same with every option at its default; inputs that the data lack (an empty
+cache) are made up as the compiler does it, and 32 samples are used.
 """
 
 from __future__ import annotations
@@ -67,21 +70,24 @@ def infer(model: str, data: str, batch: int) -> dict[str, Any]:
     return {"open": opened - start, "run": done - opened, "batches": len(batches)}
 
 
-def quantize(model: str, data: str, out: str) -> dict[str, Any]:
-    """The whole line of ONNX Runtime's quantizer on the same samples."""
+def _reader(rest: Iterator[Feed]) -> object:
+    """Samples as ONNX Runtime's quantizer wants them: one a call, then None."""
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, unused-ignore]
         """Hands out one sample a call, then None."""
 
-        def __init__(self) -> None:
-            """Start at the first sample."""
-            self.rest = feeds(data, 1)
-
         def get_next(self) -> Feed | None:
             """The next sample."""
-            return next(self.rest, None)
+            return next(rest, None)
+
+    return Reader()
+
+
+def quantize(model: str, data: str, out: str) -> dict[str, Any]:
+    """The whole line of ONNX Runtime's quantizer on the same samples."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder, "prepared.onnx"))
@@ -89,7 +95,7 @@ def quantize(model: str, data: str, out: str) -> dict[str, Any]:
         quantization.quantize_static(
             prepared,
             out,
-            Reader(),
+            _reader(feeds(data, 1)),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
@@ -97,6 +103,25 @@ def quantize(model: str, data: str, out: str) -> dict[str, Any]:
             calibrate_method=quantization.CalibrationMethod.Percentile,
             extra_options={"ActivationSymmetric": True},
         )
+    return {"bytes": Path(out).stat().st_size}
+
+
+def defaults(model: str, data: str, out: str) -> dict[str, Any]:
+    """ONNX Runtime's quantizer with every option at its default."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from qcompiler.data.open import open_data
+    from qcompiler.inputs import input_specs
+    from qcompiler.load import load
+
+    graph = load(model)
+    graph.infer()
+    samples = (dict(feed) for feed in open_data(data, input_specs(graph), limit=32))
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = str(Path(folder, "prepared.onnx"))
+        quant_pre_process(model, prepared)
+        quantization.quantize_static(prepared, out, _reader(samples))
     return {"bytes": Path(out).stat().st_size}
 
 
@@ -108,6 +133,8 @@ def main(verb: str, *rest: str) -> dict[str, Any]:
         return infer(rest[0], rest[1], int(rest[2]))
     if verb == "quantize":
         return quantize(rest[0], rest[1], rest[2])
+    if verb == "defaults":
+        return defaults(rest[0], rest[1], rest[2])
     raise SystemExit(__doc__)
 
 

@@ -1,4 +1,4 @@
-"""Compute in float16: every float32 tensor of the main graph becomes 16 bits wide.
+"""Compute in 16 bits: every float32 tensor of the main graph becomes float16 or bfloat16.
 
 TensorRT reads precision from the graph alone (rule G01), and an INT8 model whose remaining
 operators stayed in float32 can be slower than plain float16 (rule G02)::
@@ -10,7 +10,8 @@ Each value is rounded to 11 significant bits: ``half(v) = v (1 + d)`` with ``|d|
 for ``2^-14 <= |v| <= 65504``; below, the error is absolute, at most ``2^-25``; above, there is
 infinity. A value that went through n roundings is off by about ``sqrt(n) u`` of its size: the
 floor of this pass is 35 dB (n = 1,300) where values stay in range. Ranges are not looked at here;
-whoever has measured them names the nodes to spare in ``keep``.
+whoever has measured them (``qcompiler/islands.py``) names the nodes to spare in ``keep``. With
+``to = bfloat16`` the same holds with ``u = 2^-8``, and nothing overflows (``qcompiler/narrow.py``).
 
 * Inputs and outputs of the graph keep their types: one Cast behind an input that floats read, one
   in front of an output, and none within. A ``Cast(to = float)`` becomes ``Cast(to = float16)``, and
@@ -40,32 +41,32 @@ from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 from qcompiler import formats
 from qcompiler.errors import InputError, UsageError, VerifyError
 from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.narrow import FLOAT, NARROW, Narrow
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.precision import (
-    FLOAT,
-    HALF,
     READS_ANY,
     Slots,
     constant_values,
-    half_slots,
     is_float,
     is_given,
     is_scale,
-    narrow,
+    narrow_slots,
 )
 
 # Of the codes that a narrow scale may need anew.
 _FORMATS = {str(f.dtype): f for f in (formats.get("int8"), formats.get("fp8_e4m3"))}
+# A scale that is off by more makes every weight of its channel wrong by as much.
+_RECODED = 2.0**-10
 # Attributes that name the element type of a result.
 _TYPE_ATTRIBUTES = ("to", "output_dtype")
 
 
 @dataclass(frozen=True)
 class CastPrecision(Pass):
-    """``f(x) -> Cast(f16(Cast(x)))``: float32 tensors and constants become float16.
+    """``f(x) -> Cast(f16(Cast(x)))``: float32 tensors and constants become 16 bits wide.
 
     Attributes:
-        to: The narrow type: ``float16``.
+        to: The narrow type: ``float16`` or ``bfloat16``.
         keep: Labels of nodes that stay in float32; as text, separated by commas.
     """
 
@@ -77,8 +78,8 @@ class CastPrecision(Pass):
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.to != "float16":
-            raise UsageError(f"cannot cast to {self.to!r}", hint="to=float16")
+        if self.to not in NARROW:
+            raise UsageError(f"cannot cast to {self.to!r}", hint=f"to={' or '.join(NARROW)}")
         if not isinstance(self.keep, tuple):
             object.__setattr__(self, "keep", tuple(str(self.keep).split(",")))
 
@@ -86,7 +87,7 @@ class CastPrecision(Pass):
         """Cast the graph.
 
         Returns:
-            Tensors that became float16, plus constants converted and Casts added.
+            Tensors that became narrow, plus constants converted and Casts added.
 
         Raises:
             InputError: ``keep`` names a node that the graph lacks.
@@ -98,12 +99,13 @@ class CastPrecision(Pass):
                 where=min(missing),
                 hint="nodes without a name are called node_of_<output>",
             )
-        return _Rewrite(graph, half_slots(graph, self.keep)).run()
+        low = NARROW[self.to]
+        return _Rewrite(graph, narrow_slots(graph, self.keep, low), low).run()
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One slot that reads a float32 tensor, and the type it wants."""
+    """One slot that reads a float32 tensor, and whether it wants 16 bits."""
 
     node: Node
     index: int
@@ -114,8 +116,9 @@ class _Read:
 class _Rewrite:
     """One run; what reads what is written down before anything changes."""
 
-    def __init__(self, graph: Graph, slots: Mapping[int, Slots]) -> None:
+    def __init__(self, graph: Graph, slots: Mapping[int, Slots], low: Narrow) -> None:
         self._graph = graph
+        self._low = low
         self._slots = slots
         self._count = 0
         self._nodes = graph.nodes
@@ -123,7 +126,7 @@ class _Rewrite:
         self._readers: dict[int, list[_Read]] = defaultdict(list)
         for read in self._reads:
             self._readers[id(read.tensor)].append(read)
-        # Tensor -> what carries its value in float16: itself, or a twin if its name is pinned.
+        # Tensor -> what carries its value in 16 bits: itself, or a twin if its name is pinned.
         self._half: dict[int, Tensor] = {}
         self._made: dict[tuple[int, str], Tensor] = {}
         self._moved: dict[int, Node] = {}
@@ -156,13 +159,13 @@ class _Rewrite:
         return self._count
 
     def _drop_idle_casts(self) -> None:
-        """Casts that read or wrote float32 before this run, and now go from float16 to float16."""
+        """Casts that read or wrote float32 before this run, and now change no type."""
         touched = {id(r.node) for r in self._reads} | set(self._slots)
         for old in self._nodes:
             node = self._moved.get(id(old), old)
             if old.op != "Cast" or id(old) not in touched:
                 continue
-            if node.inputs[0].dtype == node.outputs[0].dtype == HALF:
+            if node.inputs[0].dtype == node.outputs[0].dtype == self._low.dtype:
                 self._graph.replace(node.outputs[0], node.inputs[0])
 
     # ------------------------------------------------------------------ what nodes write
@@ -174,16 +177,19 @@ class _Rewrite:
         self._count += len(written)
         for key in _TYPE_ATTRIBUTES:
             if node.attrs.get(key) == TensorProto.FLOAT:
-                node.attrs[key] = TensorProto.FLOAT16
-        twins = {t.name: self._graph.fresh(f"{t.name}_half") for t in written if self._pinned(t)}
+                node.attrs[key] = self._low.element
+        twins = {t.name: self._graph.fresh(self._twin(t)) for t in written if self._pinned(t)}
         if twins or node.op == "ConstantOfShape":
             self._rebuild(node, twins)
         for tensor in written:
             if tensor.name in twins:
                 self._half[id(tensor)] = self._behind_cast(tensor, twins[tensor.name])
             else:
-                self._graph.retype(tensor, HALF)
+                self._graph.retype(tensor, self._low.dtype)
                 self._half[id(tensor)] = tensor
+
+    def _twin(self, tensor: Tensor) -> str:
+        return f"{tensor.name}_{self._low.suffix}"
 
     def _pinned(self, tensor: Tensor) -> bool:
         return self._graph.is_pinned(tensor)
@@ -194,15 +200,15 @@ class _Rewrite:
         for index, name in enumerate(proto.output):
             proto.output[index] = names.get(name, name)
         if node.op == "ConstantOfShape":
-            _narrow_value(proto)
+            _narrow_value(proto, self._low)
         self._graph.drop(node)
         self._graph.add_proto(proto)
         self._moved[id(node)] = self._graph.nodes[-1]
 
     def _behind_cast(self, tensor: Tensor, name: str) -> Tensor:
-        """Let a pinned tensor be the Cast of its float16 twin."""
+        """Let a pinned tensor be the Cast of its narrow twin."""
         twin = self._named(name)
-        twin.dtype, twin.shape = HALF, tensor.shape
+        twin.dtype, twin.shape = self._low.dtype, tensor.shape
         self._graph.replace(tensor, self._cast(twin, tensor.name, FLOAT))
         return twin
 
@@ -217,19 +223,21 @@ class _Rewrite:
             return tensor if half is not tensor else self._once(tensor, FLOAT)
         if half is not None:
             return half
-        return self._constant(read) if is_given(self._graph, tensor) else self._once(tensor, HALF)
+        if is_given(self._graph, tensor):
+            return self._constant(read)
+        return self._once(tensor, self._low.dtype)
 
     def _once(self, tensor: Tensor, dtype: np.dtype[Any]) -> Tensor:
         """The Cast of a tensor, shared by all who want it."""
         key = (id(tensor), str(dtype))
         if key not in self._made:
-            suffix = "half" if dtype == HALF else "float"
-            self._made[key] = self._cast(tensor, f"{tensor.name}_{suffix}", dtype)
+            name = f"{tensor.name}_float" if dtype == FLOAT else self._twin(tensor)
+            self._made[key] = self._cast(tensor, name, dtype)
         return self._made[key]
 
     def _cast(self, tensor: Tensor, output: str, dtype: np.dtype[Any]) -> Tensor:
         self._count += 1
-        to = TensorProto.FLOAT16 if dtype == HALF else TensorProto.FLOAT
+        to = TensorProto.FLOAT if dtype == FLOAT else self._low.element
         return self._graph.add(
             "Cast",
             [tensor],
@@ -240,24 +248,24 @@ class _Rewrite:
         )
 
     def _constant(self, read: _Read) -> Tensor:
-        """A constant in float16: under its own name if nobody needs it in float32."""
+        """A constant in 16 bits: under its own name if nobody needs it in float32."""
         tensor, scale = read.tensor, is_scale(read.node, read.index)
         key = (id(tensor), "scale" if scale else "constant")
         if key not in self._made:
             values = constant_values(self._graph, tensor)
             if values is None:
-                return self._once(tensor, HALF)
+                return self._once(tensor, self._low.dtype)
             self._count += 1
-            narrowed = narrow(values, scale=scale)
+            narrowed = self._low.narrow(values, scale=scale)
             if self._is_free(tensor, scale):
                 self._graph.make_constant(tensor, narrowed)
                 self._made[key] = self._named(tensor.name)
             else:
-                self._made[key] = self._graph.const(f"{tensor.name}_half", narrowed)
+                self._made[key] = self._graph.const(self._twin(tensor), narrowed)
         return self._made[key]
 
     def _recode(self, node: Node, scale: Tensor) -> None:
-        """Make up in the codes of a weight for what its scale loses in float16."""
+        """Make up in the codes of a weight for what its scale loses in 16 bits."""
         codes = node.inputs[0]
         element = _FORMATS.get(str(codes.dtype))
         if node.op != "DequantizeLinear" or element is None or node.attrs.get("block_size"):
@@ -267,9 +275,9 @@ class _Rewrite:
         if len(node.inputs) > 2 and node.inputs[2].name and not self._is_zero(node.inputs[2]):
             return
         old = self._graph.values(scale)
-        ratio = old.astype(np.float64) / narrow(old, scale=True).astype(np.float64)
-        # A code stays what it is if it moves by less than half a step: of 127, or of 4 bits.
-        if (np.abs(ratio - 1) < (2.0**-5 if element.is_float else 0.5 / 127)).all():
+        ratio = old.astype(np.float64) / self._low.narrow(old, scale=True).astype(np.float64)
+        # A code of 4 bits stays what it is if it moves by less than half a step.
+        if (np.abs(ratio - 1) < (2.0**-5 if element.is_float else _RECODED)).all():
             return
         values = self._graph.values(codes)
         if ratio.ndim:
@@ -279,7 +287,7 @@ class _Rewrite:
         if self._graph.sole_user(codes) is node:
             self._graph.make_constant(codes, new)
         else:
-            self._graph.set_input(node, 0, self._graph.const(f"{codes.name}_half", new))
+            self._graph.set_input(node, 0, self._graph.const(self._twin(codes), new))
 
     def _is_zero(self, tensor: Tensor) -> bool:
         return self._graph.is_constant(tensor) and not self._graph.values(tensor).any()
@@ -299,10 +307,10 @@ class _Rewrite:
         return found
 
 
-def _narrow_value(proto: NodeProto) -> None:
-    """Let a ``ConstantOfShape`` fill with float16 (its default is a float32 zero)."""
+def _narrow_value(proto: NodeProto, low: Narrow) -> None:
+    """Let a ``ConstantOfShape`` fill with a narrow value (its default is a float32 zero)."""
     value = next((a for a in proto.attribute if a.name == "value"), None)
     filled = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value.t)
     if value is None:
         value = proto.attribute.add(name="value", type=AttributeProto.TENSOR)
-    value.t.CopyFrom(numpy_helper.from_array(narrow(filled)))
+    value.t.CopyFrom(numpy_helper.from_array(low.narrow(filled)))

@@ -50,16 +50,9 @@ class InsertQdq(Pass):
         done = 0
         for decision in self.plan.activations:
             slots = self.plan.slots(decision)
-            if not slots:
+            if not slots or decision.storage.dynamic:
                 continue
-            tensor = graph.tensor(decision.tensor)
-            if tensor is None:
-                raise InputError(
-                    "the plan quantizes a tensor that the model does not have",
-                    where=decision.tensor,
-                    hint="the plan belongs to another model; make it again",
-                )
-            require_dtype(decision, tensor)
+            tensor = tensor_of(graph, decision)
             pair = _pair(graph, decision, tensor, shared)
             rewire(graph, nodes, slots, tensor, pair)
             done += 1
@@ -99,6 +92,23 @@ def _pair(
         dtype=tensor.dtype,
         shape=tensor.shape,
     )
+
+
+def tensor_of(graph: Graph, decision: Decision) -> Tensor:
+    """The tensor that a decision is about.
+
+    Raises:
+        InputError: The graph lacks it, or it has another type than its scale (rule B24).
+    """
+    tensor = graph.tensor(decision.tensor)
+    if tensor is None:
+        raise InputError(
+            "the plan quantizes a tensor that the model does not have",
+            where=decision.tensor,
+            hint="the plan belongs to another model; make it again",
+        )
+    require_dtype(decision, tensor)
+    return tensor
 
 
 def nodes_by_label(graph: Graph) -> dict[str, Node]:

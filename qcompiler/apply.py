@@ -6,7 +6,10 @@ from qcompiler import __version__
 from qcompiler import plan as products
 from qcompiler.data.synthetic import WARNING
 from qcompiler.graph import Graph
+from qcompiler.passes.cast_interface import CastInterface
 from qcompiler.passes.cast_precision import CastPrecision
+from qcompiler.passes.drop_casts import DropCasts
+from qcompiler.passes.insert_dynamic_qdq import InsertDynamicQdq
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.merge_qdq import MergeQdq
 from qcompiler.passes.quantize_weights import QuantizeWeights
@@ -18,8 +21,12 @@ from qcompiler.verify import check_onnx, check_qdq, require_valid
 
 def passes_of(plan: QuantPlan) -> tuple[Pass, ...]:
     """The passes that carry a plan out, in order."""
-    precision = (CastPrecision(),) if plan.base == "float16" else ()
-    return (InsertQdq(plan=plan), QuantizeWeights(plan=plan), MergeQdq(), *precision)
+    narrow = (CastPrecision(to=plan.base, keep=tuple(plan.keep)),) if plan.base != "float32" else ()
+    interface = (CastInterface(to=plan.io), DropCasts()) if plan.io != "keep" else ()
+    precision = (*narrow, *interface)
+    dynamic = any(d.storage.dynamic for d in plan.activations)
+    run_time = (InsertDynamicQdq(plan=plan),) if dynamic else ()
+    return (InsertQdq(plan=plan), *run_time, QuantizeWeights(plan=plan), MergeQdq(), *precision)
 
 
 def apply(graph: Graph, plan: QuantPlan) -> tuple[Step, ...]:

@@ -16,7 +16,7 @@ import heapq
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
@@ -61,7 +61,7 @@ class Statistics:
         source: Where the data came from.
         synthetic: Whether they were made up.
         samples: How many were calibrated on.
-        histograms: Tensor -> histogram of its values.
+        histograms: Tensor -> histogram of its values; of a watched one its extremes alone.
     """
 
     model_digest: str
@@ -148,6 +148,30 @@ class Sample(NamedTuple):
         return int.from_bytes(self.key[-8:]) < share * 2.0**64
 
 
+class Example:
+    """Passes samples on and keeps the one with the largest hash, whatever their order."""
+
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = samples
+        self._kept: Sample | None = None
+
+    @property
+    def feeds(self) -> Feeds | None:
+        """The sample that was kept; None if there was none."""
+        return None if self._kept is None else self._kept.feeds
+
+    def __length_hint__(self) -> int:
+        """As of the samples."""
+        return length_hint(self._samples, 0)
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The samples."""
+        for sample in self._samples:
+            if self._kept is None or sample.key > self._kept.key:
+                self._kept = sample
+            yield sample
+
+
 class Split:
     """Divides a stream into samples to calibrate on and samples held out, in one pass.
 
@@ -201,6 +225,7 @@ def collect(
     *,
     expected: int | None = None,
     custom_ops: Sequence[Path] = (),
+    watched: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Histogram], int]:
     """Run the samples and count the values of some tensors.
@@ -212,6 +237,7 @@ def collect(
         expected: How many there are, if that is certain: of many samples a share drawn by their
             hashes is binned, while extremes are taken of all.
         custom_ops: Libraries for ONNX Runtime.
+        watched: Those of the tensors whose extremes suffice; they are taken of the share alone.
         progress: Called with samples done and expected (0 if unknown).
 
     Returns:
@@ -225,7 +251,8 @@ def collect(
     total = length_hint(samples, 0)
     builders = {name: HistogramBuilder() for name in tensors}
     waiting: dict[str, list[Array]] = {name: [] for name in tensors}
-    probe = _Probe(model, tensors, custom_ops, BINNED / expected if expected else 1.0)
+    share = BINNED / expected if expected else 1.0
+    probe = _Probe(model, tensors, custom_ops, share, frozenset(watched))
     count = flushed = 0
     for group in probe.groups(samples):
         for name, seen in probe.run(group).items():
@@ -285,11 +312,13 @@ class _Probe:
         tensors: Mapping[str, Any],
         custom_ops: Sequence[Path],
         share: float,
+        watched: frozenset[str],
     ) -> None:
         self._model = model
         self._tensors = tensors
         self._custom_ops = custom_ops
         self._share = share
+        self._watched = watched
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._session: OrtSession | None = None
         self._taps: dict[str, Tap] = {}
@@ -316,13 +345,16 @@ class _Probe:
         """Extremes and a sample of every tensor; an incomplete group repeats its first sample."""
         assert self._session is not None
         feeds, count = group.feeds[0], len(group.feeds)
+        wanted = {n: o for n, t in self._taps.items() if (o := t.outputs(binned=group.binned))}
+        if not wanted:
+            return {}
         if self._batch > 1:
             padded = [*group.feeds, *[feeds] * (self._batch - count)]
             feeds = {k: np.concatenate([f[k] for f in padded]) for k in feeds}
-        fetch = {o for tap in self._taps.values() for o in tap.outputs(binned=group.binned)}
+        fetch = {o for outputs in wanted.values() for o in outputs}
         out = self._session.run(feeds, sorted(fetch), only_fetched=True)
         real = count if self._batch > 1 else None
-        return {name: tap.read(out, real) for name, tap in self._taps.items()}
+        return {name: self._taps[name].read(out, real) for name in wanted}
 
     def _open(self, shapes: dict[str, tuple[int, ...]] | None) -> None:
         proto = ModelProto()
@@ -338,7 +370,7 @@ class _Probe:
             batched = {k: (self._batch * s[0], *s[1:]) if s else s for k, s in shapes.items()}
             known = infer_shapes(bare, batched)
             fix_inputs(proto, batched)
-        self._taps = instrument(proto, self._tensors, known, SAMPLE, self._batch)
+        self._taps = instrument(proto, self._tensors, known, SAMPLE, self._batch, self._watched)
         source: ModelProto | Path = proto
         if isinstance(self._model, Path):
             source = self._model.with_name("probe.onnx")
@@ -347,8 +379,9 @@ class _Probe:
 
     def _group_size(self, bare: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """How many samples run together: few if they are large, one if the model mixes them."""
-        if not follows_batch(bare, shapes, self._tensors):
+        binned = [n for n in self._tensors if n not in self._watched]
+        if not follows_batch(bare, shapes, binned):
             return 1
         known = infer_shapes(bare, shapes)
-        elements = sum(math.prod(known[n]) for n in self._tensors if n in known)
+        elements = sum(math.prod(known[n]) for n in binned if n in known)
         return max(1, min(_GROUP, _GROUP_ELEMENTS // max(elements, 1)))

@@ -14,13 +14,14 @@ from qcompiler.backends.onnxruntime import OrtSession
 Feeds = Mapping[str, NDArray[Any]]
 
 
-class _Sums:
-    """Running sums of one output over samples, in float64."""
+class Sums:
+    """Running sums of one output over samples, in float64; its shape must not change."""
 
     def __init__(self) -> None:
         self.signal = self.noise = self.product = self.energy = 0.0
 
     def add(self, reference: NDArray[Any], test: NDArray[Any]) -> None:
+        """Add one sample, as the reference and as the model under test gave it."""
         r, t = reference.astype(np.float64).reshape(-1), test.astype(np.float64).reshape(-1)
         if r.shape != t.shape:
             self.noise = math.inf
@@ -84,11 +85,11 @@ def compare(
         Output -> (SQNR in dB, cosine), over all samples together. Outputs that hold no numbers are
         left out.
     """
-    sums: dict[str, _Sums] = {}
+    sums: dict[str, Sums] = {}
     for done, (feeds, reference) in enumerate(zip(samples, expected, strict=True), 1):
         found = session.run(feeds)
         for name, value in reference.items():
             if isinstance(value, np.ndarray) and value.dtype.kind in "fiubV":
-                sums.setdefault(name, _Sums()).add(value, found[name])
+                sums.setdefault(name, Sums()).add(value, found[name])
         progress(done, len(samples))
     return {name: (s.sqnr_db(), s.cosine()) for name, s in sums.items()}

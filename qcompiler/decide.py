@@ -12,10 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import numpy as np
 
+from qcompiler import run_time
 from qcompiler.calibrate import Statistics
 from qcompiler.errors import UsageError
 from qcompiler.graph import Graph
+from qcompiler.islands import islands
+from qcompiler.narrow import NARROW
 from qcompiler.numerics.ranges import METHODS, Range, auto_named, expected_error, to_qparams
+from qcompiler.numerics.run_time import LEAST_SCALE
+from qcompiler.numerics.tiles import tile_qparams
 from qcompiler.numerics.weight_scale import search_scale
 from qcompiler.observers.histogram import Histogram
 from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, require_digest
@@ -41,7 +46,8 @@ def decide(
         progress: Called with tensors decided and to decide.
 
     Returns:
-        The plan; every proposed node is decided or skipped with a reason.
+        The plan; every proposed node is decided or skipped with a reason. If the base is narrow,
+        nodes whose values do not fit are kept in float32.
 
     Raises:
         InputError: Points or statistics belong to another model.
@@ -56,7 +62,7 @@ def decide(
     total, done = len(points.activations) + len(points.weights), 0
     skipped = dict(points.skipped)
     members: dict[str, list[str]] = {}
-    for point in (p for p in points.activations if p.fixed is None):
+    for point in (p for p in points.activations if p.measured):
         members.setdefault(point.group, []).append(point.tensor)
     merged = {g: _merged(statistics, tensors) for g, tensors in members.items()}
     activations: list[Decision] = []
@@ -65,6 +71,8 @@ def decide(
         reason = _unusable(point, members.get(point.group, []), statistics)
         if reason:
             skipped.update({s.node: reason for s in point.slots})
+        elif point.storage.dynamic:
+            activations.append(run_time.decision(point))
         elif point.fixed is not None:
             activations.append(_fixed(point, point.fixed))
         else:
@@ -78,18 +86,24 @@ def decide(
     for point in points.weights:
         slots = tuple(s for s in point.slots if s.node not in skipped)
         if slots:
-            weights.append(weight_decision(graph, point, slots, search=recipe.search_weights))
+            least = 0.0 if recipe.scales == "tensor" else LEAST_SCALE
+            search = recipe.search_weights
+            weights.append(weight_decision(graph, point, slots, search=search, least=least))
         done += 1
         progress(done, total)
+    low = NARROW.get(recipe.base)
+    keep = {} if low is None else islands(graph, low, statistics.histograms)
     return QuantPlan(
         points.model_digest,
         points.target,
         points.recipe,
-        statistics.synthetic,
+        statistics.synthetic and bool(points.activations or keep),
         tuple(activations),
         tuple(weights),
         skipped,
         recipe.base,
+        keep,
+        recipe.io,
     )
 
 
@@ -114,7 +128,7 @@ def _merged(statistics: Statistics, tensors: list[str]) -> Histogram:
 
 def _unusable(point: Point, group: list[str], statistics: Statistics) -> str:
     """Why no range can be chosen for a tensor; one bad tensor spoils the scale of its group."""
-    if point.fixed is not None:
+    if not point.measured:
         return ""
     seen = {t: statistics.histograms.get(t, Histogram.empty()) for t in group}
     bad = next((t for t in (point.tensor, *group) if seen[t].nonfinite), None)
@@ -185,7 +199,7 @@ def _activation(point: Point, qparams: QParams, why: str) -> Decision:
 
 
 def weight_decision(
-    graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool
+    graph: Graph, point: Point, slots: tuple[Slot, ...], *, search: bool, least: float = 0.0
 ) -> Decision:
     """The scales of one weight.
 
@@ -194,20 +208,26 @@ def weight_decision(
         point: The weight.
         slots: Those of its slots that are quantized.
         search: Whether each scale is searched, or taken from the largest value.
+        least: No scale is smaller.
     """
     tensor = graph.tensor(point.tensor)
     if tensor is None:
         raise UsageError(f"the plan names the tensor {point.tensor!r}, which the graph lacks")
     values = np.asarray(graph.values(tensor), np.float32)
     spec = point.storage.spec()
-    qparams = in_dtype(search_scale(values, spec, search=search), point.dtype, subnormal=True)
-    scale = qparams.scale
+    found = (
+        search_scale(values, spec, search=search)
+        if point.storage.block is None
+        else tile_qparams(values, spec, search=search)
+    )
+    raised = QParams(np.maximum(found.scale, np.float32(least)), found.zero_point)
+    scale = in_dtype(raised, point.dtype, subnormal=True).scale
     return Decision(
         point.tensor,
         slots,
         point.storage,
         point.dtype,
-        float(scale) if scale.ndim == 0 else tuple(float(s) for s in scale),
+        float(scale) if scale.ndim == 0 else tuple(scale.reshape(-1).tolist()),
         0,
         "searched" if search else "largest value",
         f"{scale.size} scale{'s' if scale.size > 1 else ''} of {list(values.shape)}",

@@ -8,9 +8,7 @@
 from __future__ import annotations
 
 import fnmatch
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from qcompiler import __version__, targets
+from qcompiler import __version__, run_time, targets
 from qcompiler import recipe as recipes
 from qcompiler.apply import apply
 from qcompiler.backends import onnxruntime as ort
-from qcompiler.calibrate import Split, Statistics, collect
+from qcompiler.calibrate import Example, Split, Statistics, collect
 from qcompiler.compare import compare, outputs_of
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import ImageOptions, open_data
+from qcompiler.data.spec import InputSpec
 from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
 from qcompiler.emit import emit
@@ -37,13 +36,17 @@ from qcompiler.errors import UnsupportedError, UsageError
 from qcompiler.evaluate import Evaluation
 from qcompiler.graph import Graph, label
 from qcompiler.inputs import input_specs
+from qcompiler.islands import watched
 from qcompiler.load import load
+from qcompiler.narrow import NARROW
+from qcompiler.noise import needed
 from qcompiler.pipeline import Step
-from qcompiler.plan import Points, QuantPlan, require_digest
+from qcompiler.plan import Io, Points, QuantPlan, require_digest
 from qcompiler.prepare import prepare_graph
 from qcompiler.progress import Journal, Progress, Silent
-from qcompiler.recipe import Recipe
+from qcompiler.recipe import Recipe, interface, require_base
 from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
+from qcompiler.running import fed, judged, obstacle, runnable
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
 
@@ -61,6 +64,8 @@ class Options:
         custom_ops: Libraries with custom operators for ONNX Runtime.
         seed: Of the synthetic data.
         force: Quantize what can be, whether it pays on the target or not.
+        io: Element type of the float inputs and outputs of the result: ``keep``, ``float16`` or
+            ``float32``; None for what the recipe says.
         shapes: Of dynamic inputs, where engines are compared.
         gpu: Card that times are estimated for; None for one of the target's.
         points: Scan nothing and take these.
@@ -74,6 +79,7 @@ class Options:
     custom_ops: Sequence[Path] = ()
     seed: int = 0
     force: bool = False
+    io: Io | None = None
     shapes: Shapes = Shapes()  # noqa: RUF009  (frozen)
     gpu: str | None = None
     points: Points | None = None
@@ -176,11 +182,15 @@ class Compilation:
         chosen = (
             recipe if isinstance(recipe, Recipe) else recipes.find(recipe or self.target.recipe)
         )
-        self.recipe = chosen.excluding(options.exclude)
+        self.recipe = interface(chosen, options.io).excluding(options.exclude)
+        base = self.recipe.base if options.plan is None else options.plan.base
+        self.target = require_base(self.target, base)
+        self.example: Mapping[str, Any] | None = None
         self.options = options
         self.journal = Journal(options.progress)
         self.held_out: list[Mapping[str, Any]] = []
         self.data_source = "none"
+        self.narrow: tuple[str, ...] = ()
         self.steps: tuple[Step, ...] = ()
         self.ops_before: dict[str, int] = {}
         self.bytes_before = 0
@@ -219,6 +229,8 @@ class Compilation:
                         hint="`qcompiler plan MODEL` lists the names of all linear nodes",
                     )
             points = scan(graph, self.recipe, self.target)
+        if why := run_time.notice(self.recipe, self.target):
+            self.journal.warn(why)
         if self.options.force:
             return points
         return weighed(
@@ -238,22 +250,29 @@ class Compilation:
             if data is not None:
                 self._hold_out(graph, data)
             return given
-        if not points.activations:
+        low = NARROW.get(self.recipe.base)
+        tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations if p.measured}
+        extra = [t for t in watched(graph, low) if t not in tensors] if low is not None else []
+        if not tensors and not extra:
             source = self._hold_out(graph, data).source if data is not None else "none"
             return Statistics(points.model_digest, source, False, 0, {})
+        if data is None and tensors:
+            self.journal.warn(WARNING)
         dataset = self._dataset(graph, data)
         split = Split(dataset)
-        tensors = {p.tensor: np.dtype(p.dtype) for p in points.activations if p.fixed is None}
-        with self.journal.stage("calibrate"), _runnable(graph) as model:
+        samples = Example(split)
+        with self.journal.stage("calibrate"), runnable(graph) as model:
             histograms, count = collect(
                 model,
-                tensors,
-                split,
+                tensors | dict.fromkeys(extra, np.dtype(np.float32)),
+                samples,
                 expected=split.expected,
                 custom_ops=self.options.custom_ops,
+                watched=extra,
                 progress=self.options.progress.update,
             )
         self.held_out = split.held_out
+        self.example = None if dataset.synthetic else samples.feeds
         for note in () if dataset.synthetic else dataset.notes:
             self.journal.warn(note)
         if not self.held_out:
@@ -261,13 +280,24 @@ class Compilation:
         return Statistics(points.model_digest, dataset.source, dataset.synthetic, count, histograms)
 
     def decide(self, graph: Graph, points: Points, statistics: Statistics) -> QuantPlan:
-        """Choose every scale."""
+        """Choose every scale, and what stays in float32."""
         self.data_source = statistics.source
-        if statistics.synthetic:
-            self.journal.warn(WARNING)
         update = self.options.progress.update
         with self.journal.stage("decide"):
-            return decide(graph, points, statistics, self.recipe, progress=update)
+            plan = decide(graph, points, statistics, self.recipe, progress=update)
+        if plan.synthetic:
+            self.journal.warn(WARNING)
+        return self._spare(graph, plan)
+
+    def _spare(self, graph: Graph, plan: QuantPlan) -> QuantPlan:
+        """The plan with the nodes whose rounding to 16 bits spoils the outputs kept in float32."""
+        low = NARROW.get(plan.base)
+        if low is None or self.example is None or self.recipe.quantize or graph.is_large:
+            return plan
+        custom = self.options.custom_ops
+        with self.journal.stage("round"):
+            more = needed(graph, low, plan.keep, self.example, custom_ops=custom)
+        return msgspec.structs.replace(plan, keep={**more, **plan.keep})
 
     def run(self, data: Data | None, evaluation: Evaluation | None) -> Result:
         """The whole line."""
@@ -283,42 +313,55 @@ class Compilation:
                 self.journal.warn(WARNING)
             if data is not None:
                 self._hold_out(graph, data)
-        covered = coverage(graph, plan)
+        covered, specs = coverage(graph, plan), input_specs(graph)
+        self.narrow = tuple(s.name for s in specs if s.dtype.name in NARROW)
         with self.journal.stage("apply"):
             self.steps += apply(graph, plan)
-        outputs = self._verify(graph)
-        metric = self._evaluate(graph, evaluation)
+        outputs = self._verify(graph, plan.base)
+        metric = self._evaluate(graph, specs, plan.base, evaluation)
         report = self._report(graph, plan, statistics, covered, outputs, metric)
         return Result(graph, points, statistics, plan, report)
 
     def _dataset(self, graph: Graph, data: Data | None) -> Dataset:
         specs = input_specs(graph)
         if data is None:
-            self.journal.warn(WARNING)
             return synthetic(specs, seed=self.options.seed)
         return open_data(data, specs, images=self.options.images)
 
     def _hold_out(self, graph: Graph, data: Data) -> Dataset:
         dataset = self._dataset(graph, data)
         split = Split(dataset)
-        for _ in split:
+        samples = Example(split)
+        for _ in samples:
             pass
-        self.held_out = split.held_out
+        self.held_out, self.example = split.held_out, samples.feeds
         return dataset
 
-    def _verify(self, graph: Graph) -> tuple[OutputError, ...]:
+    def _verify(self, graph: Graph, base: str) -> tuple[OutputError, ...]:
         if not self.held_out:
             return ()
+        with self.journal.stage("verify"):
+            return self._compare(graph, base)
+
+    def _compare(self, graph: Graph, base: str) -> tuple[OutputError, ...]:
+        why = obstacle(graph, base)
         custom, update = self.options.custom_ops, self.options.progress.update
         optimized: dict[str, tuple[float, float]] = {}
-        with self.journal.stage("verify"), _runnable(graph) as model:
+        with judged(graph, base, self.narrow) as model:
+            if why:
+                self.journal.warn(_not_run(why, verified=model is not None))
+            if model is None:
+                return ()
             with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
                 expected = outputs_of(session, self.held_out, update)
             with ort.OrtSession(model, custom_ops=custom) as session:
-                plain = compare(expected, session, self.held_out, update)
+                plain = compare(expected, session, fed(model, self.held_out), update)
+        with runnable(graph) as model:
             try:
-                with ort.OrtSession(model, level="all", custom_ops=custom) as session:
-                    optimized = compare(expected, session, self.held_out, update)
+                if not why:
+                    with ort.OrtSession(model, level="all", custom_ops=custom) as session:
+                        feeds = fed(model, self.held_out)
+                        optimized = compare(expected, session, feeds, update)
             except UnsupportedError as error:
                 self.journal.warn(f"with its graph optimizations on, {error.message}")
         found = tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
@@ -331,12 +374,20 @@ class Compilation:
             )
         return found
 
-    def _evaluate(self, graph: Graph, evaluation: Evaluation | None) -> Metric | None:
+    def _evaluate(
+        self,
+        graph: Graph,
+        specs: tuple[InputSpec, ...],
+        base: str,
+        evaluation: Evaluation | None,
+    ) -> Metric | None:
         if evaluation is None:
             return None
-        specs = input_specs(graph)
         custom, update = self.options.custom_ops, self.options.progress.update
-        with self.journal.stage("evaluate"), _runnable(graph) as model:
+        with self.journal.stage("evaluate"), judged(graph, base, self.narrow) as model:
+            if model is None:
+                self.journal.warn(_not_run(obstacle(graph, base), verified=False))
+                return None
             with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
                 name, before, samples = evaluation.score(session, specs, update)
             with ort.OrtSession(model, custom_ops=custom) as session:
@@ -374,6 +425,7 @@ class Compilation:
             outputs=outputs,
             metric=metric,
             skipped=plan.skipped,
+            kept=plan.keep,
             warnings=tuple(self.journal.warnings),
             timings=dict(self.journal.timings),
             passes=rewrites,
@@ -399,14 +451,9 @@ def _file_bytes(source: Source) -> int:
     return sum(file.stat().st_size for file in (path, *(path.parent / n for n in beside)))
 
 
-@contextmanager
-def _runnable(graph: Graph) -> Iterator[ModelProto | Path]:
-    """The graph as ONNX Runtime loads it: a proto, or files in a temporary folder if large."""
-    if not graph.is_large:
-        yield graph.proto()
-        return
-    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
-        yield emit(graph, Path(folder) / "model.onnx")[0]
+def _not_run(why: str, *, verified: bool) -> str:
+    how = "figures are of the same graph in float32, every tensor rounded to 16 bits"
+    return f"the result was not run as it is: {why}; {how if verified else 'nothing was verified'}"
 
 
 def _original(source: Source) -> ModelProto | bytes | Path:

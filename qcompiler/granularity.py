@@ -7,6 +7,7 @@ tensor. For a tensor of shape ``(6, 8)``::
     PerTensor()              block (6, 8)     scale ()        ONNX: scalar
     PerAxis(axis=0)          block (1, 8)     scale (6,)      ONNX: 1-D, attribute axis=0
     PerBlock(axis=1, size=4) block (1, 4)     scale (6, 2)    ONNX: same rank, axis=1, block_size=4
+    PerTile(size=2)          block (2, 2)     scale (3, 4)    ONNX: each scale of a tile repeated
 
 so there is one ``quantize`` and one range search, not three. The scale shapes are those of ONNX
 QuantizeLinear (opset 21); a per-tensor scale is 0-D, never ``[1]`` or ``[1, 1, 1, 1]`` (rule B18).
@@ -16,11 +17,15 @@ Negative axes count from the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from qcompiler.errors import InputError
 
 Shape: TypeAlias = tuple[int, ...]
+
+Scales: TypeAlias = Literal["tensor", "token", "block"]
+"""How many scales an activation has: one, known beforehand; or computed at run time, one for each
+token (a row of the matrix that meets the weight), or one for each 128 elements of a token."""
 
 
 def _normal_axis(axis: int, shape: Shape) -> int:
@@ -101,4 +106,33 @@ class PerBlock:
         return tuple(n // b for n, b in zip(shape, self.block(shape), strict=True))
 
 
-Granularity: TypeAlias = PerTensor | PerAxis | PerBlock
+@dataclass(frozen=True)
+class PerTile:
+    """One scale for each square of side ``size`` in the last two axes (FP8 weights of DeepSeek)."""
+
+    size: int
+
+    def block(self, shape: Shape) -> Shape:
+        """Block shape: 1, and ``size`` along the last two axes.
+
+        Raises:
+            InputError: The tensor has less than two axes, or one of the last two is not a multiple
+                of ``size``.
+        """
+        if len(shape) < 2 or self.size < 1 or any(n % self.size for n in shape[-2:]):
+            raise InputError(
+                f"shape {list(shape)} does not consist of squares of side {self.size}",
+                hint="pad its last two axes with zeros, or use another granularity",
+            )
+        return (*(1,) * (len(shape) - 2), self.size, self.size)
+
+    def scale_shape(self, shape: Shape) -> Shape:
+        """Scale shape: the tensor's, with its last two axes divided by ``size``.
+
+        Raises:
+            InputError: As for :meth:`block`.
+        """
+        return tuple(n // b for n, b in zip(shape, self.block(shape), strict=True))
+
+
+Granularity: TypeAlias = PerTensor | PerAxis | PerBlock | PerTile

@@ -158,8 +158,10 @@ class Graph:
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether a tensor must keep its name: a graph output, or captured by a body."""
-        if id(tensor) in self._output_ids:
-            return True
+        return id(tensor) in self._output_ids or self.is_captured(tensor)
+
+    def is_captured(self, tensor: Tensor) -> bool:
+        """Whether a body reads a tensor by its name."""
         return any(t is tensor for n in tensor.outputs for t in surgeon.captured(n))
 
     def is_output(self, tensor: Tensor) -> bool:
@@ -322,6 +324,15 @@ class Graph:
         if declared is not None:
             element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
             declared.type.tensor_type.elem_type = element
+
+    def redeclare(self, tensor: Tensor, dtype: np.dtype[Any]) -> None:
+        """Give an input or output of the graph another element type; its nodes are not touched."""
+        element = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        for declared in (*self._input_protos, *self._output_protos):
+            if declared.name == tensor.name:
+                declared.type.tensor_type.elem_type = element
+        if not surgeon.is_constant(tensor):
+            self.retype(tensor, dtype)
 
     def make_constant(self, tensor: Tensor, array: Array) -> None:
         """Turn a computed tensor into a constant of the same name."""

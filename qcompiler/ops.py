@@ -34,6 +34,11 @@ WEIGHTED = {
     "MatMul": WeightedOp(bias=None),
 }
 
+ELEMENTWISE = frozenset(
+    {"Add", "Div", "Elu", "Erf", "Gelu", "Mul", "Relu", "Sigmoid", "Sub", "Swish", "Tanh"}
+)
+"""Operators that compute with the elements of a tensor where they are."""
+
 # y holds the same numbers as x, or some of them: the scale of x serves y (rules E01, E18).
 _MOVES = frozenset(
     {
@@ -125,10 +130,14 @@ def moves_data(node: Node) -> bool:
 
 
 def moved_source(node: Node) -> list[Tensor]:
-    """Tensors whose values a data-moving node passes on: all inputs of Concat, else the first."""
+    """Tensors that a data-moving node passes on whole: all inputs of Concat, else the first.
+
+    Of ``Split`` none: its parts may have ranges of their own, as query, key and value have that
+    come from one projection, and nothing is gained if they are rounded alike.
+    """
     if is_standard(node) and node.op == "Concat":
         return [t for t in node.inputs if t.name]
-    return [node.inputs[0]] if moves_data(node) else []
+    return [node.inputs[0]] if moves_data(node) and node.op != "Split" else []
 
 
 def in_gate(graph: Graph, node: Node) -> bool:
@@ -200,22 +209,31 @@ def _self_gate_after(graph: Graph, tensor: Tensor) -> Node | None:
 
 
 def splits_evenly(graph: Graph, node: Node) -> bool:
-    """Whether the result of a matrix product is split into equal parts.
+    """Whether the result of a matrix product is split into equal parts that are then reshaped.
 
     It is the merged projection of query, key and value: past a constant bias, reshaped and
-    transposed, it goes into a ``Split`` and nowhere else.
+    transposed, it goes into a ``Split`` and nowhere else.  Two forms are no such thing, because
+    compilers leave their ``Split`` where it is: parts that are computed with as they are (gate and
+    up of a gated MLP), and parts that keep the axis of the cut in a ``Transpose`` each.
     """
     user = graph.sole_user(node.outputs[0])
-    for _ in range(4):
-        if user is None or not (user.op in _RESHAPES or _adds_constant(graph, user)):
-            break
+    while user is not None and (user.op in _RESHAPES or _adds_constant(graph, user)):
         user = graph.sole_user(user.outputs[0])
     if user is None or not is_standard(user) or user.op != "Split" or len(user.outputs) < 2:
+        return False
+    if all(_stays(graph, part) for part in user.outputs):
         return False
     if len(user.inputs) < 2 or not user.inputs[1].name:
         return True
     sizes = user.inputs[1]
     return graph.is_constant(sizes) and len(set(graph.values(sizes).tolist())) == 1
+
+
+def _stays(graph: Graph, part: Tensor) -> bool:
+    """Whether all that reads a part of a Split computes with it, or transposes it, as it is."""
+    readers = [reader.op for reader, _ in graph.users(part)]
+    kept = all(op == "Transpose" or op in ELEMENTWISE for op in readers)
+    return kept and bool(readers) and not graph.is_pinned(part)
 
 
 def _adds_constant(graph: Graph, node: Node) -> bool:

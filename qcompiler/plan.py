@@ -16,10 +16,12 @@ import numpy as np
 
 from qcompiler import formats
 from qcompiler.errors import InputError
-from qcompiler.granularity import PerAxis, PerTensor
+from qcompiler.granularity import Granularity, PerAxis, PerBlock, PerTensor, PerTile
 from qcompiler.spec import QParams, Spec
 from qcompiler.weights import atomic
 
+Base = Literal["float32", "float16", "bfloat16"]
+Io = Literal["keep", "float16", "float32"]
 VERSION = 1
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -39,15 +41,31 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
 
 
 class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A ``Spec`` as it stands in a file: format, axis (null: per tensor) and symmetry."""
+    """A ``Spec`` as it stands in a file.
+
+    Attributes:
+        format: Name of the format.
+        axis: Null: one scale for the tensor. Without ``block``: one for each index of this axis.
+        symmetric: Whether zero points are 0.
+        block: Elements along ``axis`` that share a scale. Of a weight, which is never ``dynamic``,
+            the side of a square in the last two axes; ``axis`` is that of K.
+        dynamic: Whether scales are computed at run time.
+        behind: Whether the scales stand behind the product, as a factor of its result, so that Q
+            and DQ hold a constant scalar: those of rows, or of output channels.
+    """
 
     format: str
     axis: int | None = None
     symmetric: bool = True
+    block: int | None = None
+    dynamic: bool = False
+    behind: bool = False
 
     def spec(self) -> Spec:
         """The specification that the numerics understand."""
-        granularity = PerTensor() if self.axis is None else PerAxis(self.axis)
+        granularity: Granularity = PerTensor() if self.axis is None else PerAxis(self.axis)
+        if self.axis is not None and self.block is not None:
+            granularity = PerBlock(self.axis, self.block) if self.dynamic else PerTile(self.block)
         return Spec(self.format, granularity, self.symmetric)
 
 
@@ -69,6 +87,11 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group: str
     dtype: str
     fixed: float | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether its range comes from calibration."""
+        return self.fixed is None and not self.storage.dynamic
 
 
 class Points(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,9 +125,11 @@ class Decision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         slots: Where it is read quantized.
         storage: Format, axis, symmetry.
         dtype: Element type of the scale.
-        scale: One number per tensor, or one a channel.
+        scale: One number per tensor, one a channel, or one a tile, row by row; of a dynamic one,
+            the least that is used.
         zero_point: Integer, or one a channel; 0 if symmetric.
-        source: ``calibrated``, ``fixed``, ``shared:<tensor>`` or ``searched``.
+        source: ``calibrated``, ``fixed``, ``dynamic``, ``shared:<tensor>``, ``searched`` or
+            ``largest value``.
         why: How the range was chosen, for the reader.
     """
 
@@ -150,7 +175,10 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: Name of the target.
         recipe: Name of the recipe.
         synthetic: Whether the ranges come from synthetic data, and so say nothing about accuracy.
-        base: Element type of the float tensors of the result: ``float32`` or ``float16``.
+        base: Element type of the float tensors of the result: ``float32``, ``float16`` or
+            ``bfloat16``.
+        keep: Node -> why it stays in float32 although the base is narrower.
+        io: Element type of the float inputs and outputs of the graph; ``keep`` for those it has.
         activations: In graph order.
         weights: In graph order.
         skipped: Node -> why it stays in float; a node named here does, whatever slots it has.
@@ -163,7 +191,9 @@ class QuantPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activations: tuple[Decision, ...]
     weights: tuple[Decision, ...]
     skipped: dict[str, str]
-    base: Literal["float32", "float16"] = "float32"
+    base: Base = "float32"
+    keep: dict[str, str] = {}
+    io: Io = "keep"
     version: int = VERSION
 
     def digest(self) -> str:

@@ -1,20 +1,22 @@
 """Which operands of a graph can be 16 bits wide, and which nodes must stay in 32; no edits.
 
 What an operator accepts is asked of its ONNX schema at the graph's opset, never of a list: an
-operand may become float16 where the type constraint of its formal parameter names
-``tensor(float16)``.  So ``Resize`` takes a 16-bit image beside 32-bit scales, the mean that
-``LayerNormalization`` can return stays in 32 bits, and ``Range`` stays as it is.
+operand may become narrow where the type constraint of its formal parameter names
+``tensor(float16)``, or ``tensor(bfloat16)``.  So ``Resize`` takes a 16-bit image beside 32-bit
+scales, the mean that ``LayerNormalization`` can return stays in 32 bits, and ``Range`` stays as it
+is.
 
 Some nodes stay in float32 as a whole:
 
 * those with sub-graphs, of other domains, or with a tensor of unknown type (a sequence);
 * those of ``keep``;
-* those that would read a constant which float16 cannot hold: a finite value beyond 65504 (unless
-  the value stands for infinity, see ``stands_for_infinity``), or one whose every element would
-  become zero.  Of such an epsilon, the square root and the quotient that follow stay too:
+* those that would read a constant which the narrow type cannot hold: a finite value beyond its
+  largest (unless it stands for infinity, see ``stands_for_infinity``), or one whose every element
+  would become zero.  Of such an epsilon, the square root and the quotient that follow stay too:
   ``x / sqrt(v + 1e-12)`` is no number if ``v + 1e-12`` is rounded to 0 in between;
 * arithmetic on lengths (``Shape -> Cast -> Mul``), and the angles that sines and cosines take of
-  positions (``Cast -> Mul -> Cos``): float16 skips every other integer above 2048;
+  positions (``Cast -> Mul -> Cos``): float16 skips every other integer above 2048, bfloat16 above
+  256;
 * readers of a ``DequantizeLinear`` that cannot write float16 (before opset 19), and pairs of which
   every reader stays: a Cast behind a DQ costs the fusion (rules B11, B24, G04);
 * what only passes numbers from float32 to float32: two Casts around it would gain nothing.
@@ -29,12 +31,9 @@ import numpy as np
 import onnx
 
 from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.narrow import FLOAT, FLOAT16, Narrow
 from qcompiler.ops import is_standard, moves_data
 from qcompiler.weights import Array
-
-FLOAT, HALF = np.dtype(np.float32), np.dtype(np.float16)
-LARGEST = float(np.finfo(np.float16).max)
-LEAST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 
 # Operators whose result has a type of its own, which the cast can rewrite.
 _SETS_TYPE = frozenset({"Cast", "ConstantOfShape", "DequantizeLinear"})
@@ -57,7 +56,7 @@ _QUOTIENTS = frozenset({"Div", "Mul"})
 
 @dataclass(frozen=True)
 class Slots:
-    """Which inputs and outputs of one node are float16."""
+    """Which inputs and outputs of one node are narrow."""
 
     inputs: tuple[bool, ...]
     outputs: tuple[bool, ...]
@@ -74,22 +73,6 @@ def is_float(tensor: Tensor) -> bool:
 def is_scale(node: Node, index: int) -> bool:
     """Whether a slot is the scale of a Q or DQ."""
     return is_standard(node) and node.op in _QDQ and index == 1
-
-
-def narrow(values: Array, *, scale: bool = False) -> Array:
-    """Float32 values in float16, finite where they were finite.
-
-    Args:
-        values: Any shape.
-        scale: They are scales, positive: below 2^-14, where float16 has steps of 2^-24, they are
-            rounded up, so that none becomes zero and no code has to grow.
-    """
-    clipped = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
-    half: Array = clipped.astype(HALF)
-    if not scale:
-        return half
-    lost = (half < values) & (values < LEAST_NORMAL)
-    return np.where(lost, np.nextafter(half, HALF.type(np.inf)), half)
 
 
 def is_given(graph: Graph, tensor: Tensor) -> bool:
@@ -113,22 +96,26 @@ def constant_values(graph: Graph, tensor: Tensor) -> Array | None:
     return graph.attribute(producer, "value") if "value" in producer.attrs else None
 
 
-def half_slots(graph: Graph, keep: Collection[str] = ()) -> dict[int, Slots]:
-    """For every node (by identity) that computes in float16, the slots that do.
+def narrow_slots(
+    graph: Graph, keep: Collection[str] = (), low: Narrow = FLOAT16
+) -> dict[int, Slots]:
+    """For every node (by identity) that computes in the narrow type, the slots that do.
 
     Args:
         graph: Types must have been inferred.
         keep: Labels of nodes that stay in float32.
+        low: The narrow type.
     """
-    return _Decision(graph, keep).half
+    return _Decision(graph, keep, low).half
 
 
 class _Decision:
     """Starts from what the schemas allow and takes nodes away."""
 
-    def __init__(self, graph: Graph, keep: Collection[str]) -> None:
+    def __init__(self, graph: Graph, keep: Collection[str], low: Narrow) -> None:
         self._graph = graph
-        self.half = {id(n): s for n in graph.nodes if (s := _allowed(graph, n))}
+        self._low = low
+        self.half = {id(n): s for n in graph.nodes if (s := _allowed(graph, n, low))}
         self._lengths: set[int] = set()
         for node in graph.nodes:
             if self._counts_elements(node) or label(node) in keep:
@@ -174,7 +161,7 @@ class _Decision:
             producer = self._graph.producer(tensor)
             if producer is None or producer.op != "DequantizeLinear" or not is_float(tensor):
                 continue
-            if not _allowed(self._graph, producer):
+            if not _allowed(self._graph, producer, self._low):
                 self._keep(node)
 
     def _unfit_constants(self, node: Node) -> None:
@@ -187,8 +174,9 @@ class _Decision:
             values = constant_values(self._graph, tensor)
             if values is None:
                 continue
-            overflows = _overflows(values) and not stands_for_infinity(self._graph, node, index)
-            if overflows or (_vanishes(values) and not is_scale(node, index)):
+            low = self._low
+            overflows = low.overflows(values) and not stands_for_infinity(self._graph, node, index)
+            if overflows or (low.vanishes(values) and not is_scale(node, index)):
                 for kept in (node, *_up_to_quotient(self._graph, node)):
                     self._keep(kept)
 
@@ -237,7 +225,7 @@ def _passes_on(node: Node) -> bool:
     return moves_data(node) or (is_standard(node) and node.op in ("Cast", "Concat"))
 
 
-def _allowed(graph: Graph, node: Node) -> Slots | None:
+def _allowed(graph: Graph, node: Node, low: Narrow) -> Slots | None:
     """What the schema allows; None if it is nothing."""
     tensors = [*node.inputs, *node.outputs]
     if not is_standard(node) or graph.has_body(node):
@@ -254,9 +242,13 @@ def _allowed(graph: Graph, node: Node) -> Slots | None:
         return None
     named = {f.type_str for f, t in zip(ins, node.inputs, strict=True) if t.name}
     slots = Slots(
-        tuple(is_float(t) and _takes_half(f) for f, t in zip(ins, node.inputs, strict=True)),
         tuple(
-            is_float(t) and _takes_half(f) and (f.type_str in named or node.op in _SETS_TYPE)
+            is_float(t) and low.constraint in f.types for f, t in zip(ins, node.inputs, strict=True)
+        ),
+        tuple(
+            is_float(t)
+            and low.constraint in f.types
+            and (f.type_str in named or node.op in _SETS_TYPE)
             for f, t in zip(outs, node.outputs, strict=True)
         ),
     )
@@ -269,19 +261,6 @@ _Formal = onnx.defs.OpSchema.FormalParameter
 def _formal(formals: Collection[_Formal], index: int) -> _Formal:
     """The parameter of a slot; the last one stands for all that follow."""
     return list(formals)[min(index, len(formals) - 1)]
-
-
-def _takes_half(formal: _Formal) -> bool:
-    return "tensor(float16)" in formal.types
-
-
-def _overflows(values: Array) -> bool:
-    return bool((np.isfinite(values) & (np.abs(values) > LARGEST)).any())
-
-
-def _vanishes(values: Array) -> bool:
-    """Whether something other than zero becomes nothing but zeros."""
-    return bool(values.any()) and not narrow(values).any()
 
 
 def stands_for_infinity(graph: Graph, node: Node, index: int) -> bool:

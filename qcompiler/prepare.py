@@ -21,6 +21,7 @@ PREPARE: tuple[str, ...] = (
     "fold-constants",
     "convert-opset",
     "drop-identity",
+    "drop-casts",
     "fuse-layer-norm",
     "fuse-rms-norm",
     "fuse-gelu",
@@ -63,7 +64,7 @@ def prepare_graph(graph: Graph, target: Target, journal: Journal) -> tuple[Step,
         )
     passes = tuple(
         ConvertOpset(to=target.opset) if name == "convert-opset" else find_pass(name)()
-        for name in PREPARE
+        for name in (*PREPARE, *target.prepares)
     )
     steps = _run_prepare(graph, passes, journal)
     if valid:

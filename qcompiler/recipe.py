@@ -5,7 +5,9 @@
     name = "int8"
     quantize = true         # false: only the base type changes
     format = "int8"         # or fp8_e4m3
-    base = "float32"        # or float16: the type of everything that is not quantized
+    scales = "tensor"       # of activations; token or block: computed at run time (FP8 only)
+    base = "float32"        # or float16, bfloat16: the type of everything that is not quantized
+    io = "keep"             # or float16, float32: the type of float inputs and outputs
     range = "auto"          # minmax, percentile, entropy, mse or auto
     heads = false           # true: also language-model heads and routers
     search_weights = true   # shrink each weight scale to the factor of least error
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
@@ -26,7 +29,13 @@ from typing import Literal
 
 import msgspec
 
-from qcompiler.errors import InputError, UsageError
+from qcompiler.errors import InputError, UnsupportedError, UsageError
+from qcompiler.granularity import Scales
+from qcompiler.plan import Base, Io
+from qcompiler.targets.base import Target
+
+_LEAST_BFLOAT16 = 80
+_BFLOAT16_OPSET = 22
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +53,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         quantize: Whether linear operators are quantized at all.
         format: Storage format of weights and activations; where activations are better asymmetric,
             the target makes them ``uint8``.
+        scales: Of activations: ``tensor``, one that calibration finds; ``token``, one for each row,
+            computed at run time, beside one for each output channel of the weight; ``block``, one
+            for each 128 elements of a row, beside one for each 128 x 128 of the weight. The latter
+            two are for FP8 matrix products; nothing is calibrated.
         base: Element type of the float tensors of the result.
+        io: Element type of the float inputs and outputs of the result.
         heads: Whether language-model heads and routers are quantized too.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
@@ -54,11 +68,22 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     quantize: bool = True
     format: Literal["int8", "fp8_e4m3"] = "int8"
-    base: Literal["float32", "float16"] = "float32"
+    scales: Scales = "tensor"
+    base: Base = "float32"
+    io: Io = "keep"
     heads: bool = False
     range: str = "auto"
     search_weights: bool = True
     rule: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scales != "tensor" and self.format != "fp8_e4m3":
+            raise ValueError(f'scales = "{self.scales}" needs format = "fp8_e4m3"')
+
+    @property
+    def rows(self) -> str:
+        """Base type whose capability rows hold: bfloat16 becomes the same engines as float16."""
+        return "float16" if self.base == "bfloat16" else self.base
 
     def skips(self, node_name: str) -> str:
         """The glob that excludes a node, or an empty string."""
@@ -116,3 +141,39 @@ def find(name: str) -> Recipe:
             where=name,
             hint=f"its keys are: {', '.join(Recipe.__struct_fields__)}",
         ) from error
+
+
+def interface(recipe: Recipe, io: Io | None) -> Recipe:
+    """A recipe with another type of inputs and outputs; None for its own.
+
+    Raises:
+        UsageError: float16 inputs and outputs of a graph that does not compute in float16.
+    """
+    chosen = recipe if io is None else msgspec.structs.replace(recipe, io=io)
+    if chosen.io == "float16" and chosen.base != "float16":
+        raise UsageError(
+            f"float16 inputs and outputs gain nothing: the recipe {recipe.name} computes in "
+            f"{chosen.base}",
+            hint="take a recipe with base float16, as fp16 or int8+fp16, or --io-dtype keep",
+        )
+    return chosen
+
+
+def require_base(target: Target, base: Base) -> Target:
+    """The target as it must write a graph of this base type.
+
+    Convolutions, pools and recurrent operators take bfloat16 from opset 22 on.
+
+    Raises:
+        UnsupportedError: bfloat16 on a card that does not have it (rule G06).
+    """
+    if base != "bfloat16":
+        return target
+    old = [c for c in target.capabilities if c < _LEAST_BFLOAT16]
+    if old:
+        raise UnsupportedError(
+            f"bfloat16 needs compute capability 8.0 at least, and {target.name} is for "
+            f"{old[0] / 10:.1f} [rule G06]",
+            hint="take float16 (--recipe fp16), which every card from 7.5 on has",
+        )
+    return replace(target, opset=max(target.opset, min(_BFLOAT16_OPSET, target.max_opset)))

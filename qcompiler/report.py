@@ -89,7 +89,11 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One compilation."""
+    """One compilation.
+
+    ``skipped`` says for each node why it is not quantized, ``kept`` why it stays in float32 in a
+    16-bit graph.
+    """
 
     model: str
     output: str
@@ -107,6 +111,7 @@ class Report(msgspec.Struct, frozen=True):
     outputs: tuple[OutputError, ...]
     metric: Metric | None
     skipped: dict[str, str]
+    kept: dict[str, str]
     warnings: tuple[str, ...]
     timings: dict[str, float]
     passes: dict[str, int]

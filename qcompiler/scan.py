@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qcompiler import ops, roles
+from qcompiler import ops, roles, run_time
 from qcompiler.attention import Attention, attentions
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.groups import shared_scales
@@ -59,7 +59,7 @@ def scan(
         if reason:
             found.skipped[label(node)] = reason
     _propose_attentions(graph, recipe, target, found)
-    if target.allows(_RESIDUAL, recipe.base, recipe.format).ok:
+    if target.allows(_RESIDUAL, recipe.rows, recipe.format, recipe.scales).ok:
         _propose_skips(graph, found)
     found.activations = _in_graph_order(graph, found.activations)
     groups = shared_scales(graph, list(found.activations))
@@ -69,14 +69,21 @@ def scan(
         else Storage(recipe.format)
     )
     activations = tuple(
-        Point(t, tuple(slots), activation, groups[t], _dtype(graph, t), found.fixed.get(t))
+        Point(
+            t,
+            tuple(slots),
+            found.dynamic.get(t, activation),
+            groups[t],
+            _dtype(graph, t),
+            found.fixed.get(t),
+        )
         for t, slots in found.activations.items()
     )
     weights = tuple(
         Point(
             w.tensor,
             tuple(w.slots),
-            Storage(recipe.format, w.axis),
+            w.storage,
             w.tensor,
             _dtype(graph, w.tensor),
         )
@@ -96,19 +103,20 @@ def scan(
 @dataclass
 class _Weight:
     tensor: str
-    axis: int | None
+    storage: Storage
     slots: list[Slot] = field(default_factory=list)
 
 
 @dataclass
 class _Found:
     activations: dict[str, list[Slot]] = field(default_factory=dict)
-    weights: dict[tuple[str, int | None], _Weight] = field(default_factory=dict)
+    weights: dict[tuple[str, Storage], _Weight] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
     needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
     fixed: dict[str, float] = field(default_factory=dict)
+    dynamic: dict[str, Storage] = field(default_factory=dict)
 
 
 def _in_graph_order(graph: Graph, slots: dict[str, list[Slot]]) -> dict[str, list[Slot]]:
@@ -135,18 +143,20 @@ def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _F
     reason = _operands_reason(graph, data, weight) or _excluded(graph, node, recipe, found.left)
     if not reason and not recipe.heads:
         reason = roles.kept(graph, node, slot)
+    reason = reason or run_time.objection(graph, node, slot, recipe)
     if reason:
         return reason
     layer = _layer(graph, node, slot, data)
-    verdict = target.allows(layer, recipe.base, recipe.format)
+    verdict = target.allows(layer, recipe.rows, recipe.format, recipe.scales)
     if not verdict.ok or verdict.row is None:
         return verdict.why
-    axis = ops.weight_axis(node, slot, len(ops.constant_shape(weight)))
-    per_axis = axis if verdict.row.granularity == "axis" else None
-    key = (weight.name, per_axis)
-    found.weights.setdefault(key, _Weight(weight.name, per_axis)).slots.append(
+    storage = run_time.weight_storage(node, slot, recipe, verdict.row.granularity)
+    found.weights.setdefault((weight.name, storage), _Weight(weight.name, storage)).slots.append(
         Slot(label(node), slot, "weight")
     )
+    dynamic = run_time.activation_storage(node, slot, recipe)
+    if dynamic is not None:
+        found.dynamic[data.name] = dynamic
     index = 1 - slot if node.op == "MatMul" else 0
     found.activations.setdefault(data.name, []).append(Slot(label(node), index, "activation"))
     found.nodes.add(label(node))
@@ -261,7 +271,10 @@ def _attention_reason(
         return excluded
     head, keys = attention.head or 0, attention.keys or 0
     verdict = target.allows(
-        Layer("Attention", "dense", head, keys, (), attention.queries), recipe.base, recipe.format
+        Layer("Attention", "dense", head, keys, (), attention.queries),
+        recipe.rows,
+        recipe.format,
+        recipe.scales,
     )
     if verdict.row is None:  # nothing is known: as any product of two computed tensors
         return _both_computed(graph, attention.scores)

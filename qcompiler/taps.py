@@ -13,6 +13,8 @@ A tap adds a few small nodes beside a tensor and fetches only what they give:
 * a sum or a mean beside each sample: ONNX Runtime's maxima and minima pass over most NaN, sums do
   not.
 
+Of a tensor that is only watched, the extremes leave the engine and nothing else.
+
 Of a batch, each sample is read at the places where it would be read alone: what is seen of one does
 not depend on those it ran with.
 """
@@ -20,7 +22,7 @@ not depend on those it ran with.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,10 +63,11 @@ class Tap:
     """The outputs that one tensor's tap adds.
 
     Attributes:
-        sample: Output with the sample.
+        sample: Output with the sample; empty if the tensor is only watched.
         maximum: Output with the maximum.
         minimum: Output with the minimum; empty where zero bounds it.
-        total: Output with the sum or mean, which is NaN if any value is.
+        total: Output with the sum or mean, which is NaN if any value is; empty if it is only
+            watched.
         channels: Which part of the maxima and means of all feature maps is this tensor's; None if
             it has outputs of its own.
     """
@@ -76,7 +79,9 @@ class Tap:
     channels: slice | None = None
 
     def outputs(self, *, binned: bool) -> tuple[str, ...]:
-        """What to fetch: with the sample, or extremes alone."""
+        """What to fetch: with the sample, or extremes alone; of a watched one they are binned."""
+        if not self.sample and not binned:
+            return ()
         extra = (self.sample, self.total) if binned else ()
         return tuple(filter(None, (*extra, self.maximum, self.minimum)))
 
@@ -110,6 +115,7 @@ def instrument(
     shapes: Mapping[str, Shape],
     size: int,
     batch: int = 1,
+    watched: Collection[str] = (),
 ) -> dict[str, Tap]:
     """Replace the outputs of a model by taps on some of its tensors, in place.
 
@@ -119,6 +125,7 @@ def instrument(
         shapes: Tensor -> shape, where it is known.
         size: Elements wanted of each sample of a feature map; eight times as many of others.
         batch: Samples in a run; more than one needs every shape, with the batch first.
+        watched: Those of which only the extremes are wanted.
 
     Returns:
         Tensor -> tap.
@@ -133,7 +140,8 @@ def instrument(
     for number, (name, dtype) in enumerate(tensors.items()):
         bounded = _never_negative(producers.get(name), constants)
         tensor = Tapped(name, np.dtype(dtype), shapes.get(name), name in maps, bounded)
-        taps[name] = build.tap(number, tensor)
+        make = build.watch if name in watched else build.tap
+        taps[name] = make(number, tensor)
     build.finish()
     return taps
 
@@ -166,16 +174,30 @@ class _Builder:
         self._pooled: dict[str, list[str]] = {}
         self._channels: dict[int, int] = {}
 
-    def tap(self, number: int, tensor: Tapped) -> Tap:
-        """Add the nodes and outputs of one tap."""
-        base, source, shape = f"{_PREFIX}{number}", tensor.name, tensor.shape
+    def watch(self, number: int, tensor: Tapped) -> Tap:
+        """Add the nodes and outputs of a tap that sees the extremes only."""
+        base = f"{_PREFIX}{number}"
+        source, minimum = self._source(base, tensor)
+        self._node("ReduceMax", [source], f"{base}.max", {"keepdims": 0})
+        self._output(f"{base}.max")
+        return Tap("", f"{base}.max", minimum, "")
+
+    def _source(self, base: str, tensor: Tapped) -> tuple[str, str]:
+        """The tensor in float32, and the output with its minimum, if it has one."""
+        source, minimum = tensor.name, ""
         if tensor.dtype != np.float32:
             source = f"{base}.wide"
             self._node("Cast", [tensor.name], source, {"to": TensorProto.FLOAT})
-        minimum = "" if tensor.bounded else f"{base}.min"
         if not tensor.bounded:
+            minimum = f"{base}.min"
             self._node("ReduceMin", [source], minimum, {"keepdims": 0})
             self._output(minimum)
+        return source, minimum
+
+    def tap(self, number: int, tensor: Tapped) -> Tap:
+        """Add the nodes and outputs of one tap."""
+        base, shape = f"{_PREFIX}{number}", tensor.shape
+        source, minimum = self._source(base, tensor)
         self._output(base)
         if tensor.is_map and shape is not None and len(shape) >= 3 and 0 not in shape:
             channels = self._pools(base, source, shape)

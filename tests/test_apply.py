@@ -10,6 +10,7 @@ from textwrap import dedent
 import msgspec
 import pytest
 
+from qcompiler.errors import InputError
 from qcompiler.graph import Graph
 from qcompiler.passes.insert_qdq import InsertQdq
 from qcompiler.passes.quantize_weights import QuantizeWeights
@@ -296,3 +297,56 @@ def test_both_passes_say_how_much_they_did() -> None:
     made = graph(LINEAR, W=W)
     steps = Pipeline((InsertQdq(plan=nothing), QuantizeWeights(plan=nothing))).run(made)
     assert [s.rewrites for s in steps] == [0, 0]
+
+
+def test_the_scales_of_columns_can_stand_behind_the_product() -> None:
+    made = graph(
+        "g (float[2,2] x) => (float[2,2] y) { [p] y = Gemm (x, w, b) }",
+        w=f32([[1, 2], [448, 896]]),
+        b=f32([1, 2]),
+    )
+    storage = Storage("fp8_e4m3", 1, behind=True)
+    slots = (Slot("p", 1, "weight"),)
+    decision = Decision("w", slots, storage, "float32", (1.0, 2.0), 0, "searched", "")
+    assert carried_out(made, decision) == dedent("""\
+        <opset_import: ["" : 21]>
+        g (float[2,2] x) => (float[2,2] y) {
+          w_dq = DequantizeLinear (w_q, w_scale)
+          y_normalized = Gemm (x, w_dq)
+          y_mul = Mul (y_normalized, w_ratio)
+          y = Add (y_mul, b)
+        }
+        # w_q: float8e4m3fn[2, 2] = 1, 1, 448, 448
+        # w_scale: float = 0.00390625
+        # w_ratio: float[2] = 256, 512
+        # b: float[2] = 1, 2
+        """)
+
+
+def test_scales_of_tiles_are_repeated_along_n() -> None:
+    made = graph(
+        "g (float[2,2] x) => (float[2,3] y) { [p] y = MatMul (x, w) }",
+        w=f32([[1, 2, 4], [448, 896, 8]]),
+    )
+    slots = (Slot("p", 1, "weight"),)
+    storage = Storage("fp8_e4m3", 0, block=2)
+    decision = Decision("w", slots, storage, "float32", (2.0, 0.5), 0, "largest value", "")
+    assert carried_out(made, decision) == dedent("""\
+        <opset_import: ["" : 21]>
+        g (float[2,2] x) => (float[2,3] y) {
+          w_dq = DequantizeLinear <axis = 0, block_size = 2> (w_q, w_scale)
+          y = MatMul (x, w_dq)
+        }
+        # w_q: float8e4m3fn[2, 3] = 0.5, 1, 8, 224, 448, 16
+        # w_scale: float[1, 3] = 2, 2, 0.5
+        """)
+
+
+def test_another_number_of_tiles_is_refused() -> None:
+    made = graph("g (float[2,2] x) => (float[2,3] y) { [p] y = MatMul (x, w) }", w=(2, 3))
+    slots = (Slot("p", 1, "weight"),)
+    storage = Storage("fp8_e4m3", 0, block=2)
+    decision = Decision("w", slots, storage, "float32", (2.0,), 0, "largest value", "")
+    with pytest.raises(InputError, match="2 tiles of 2 x 2, found 1 scales") as caught:
+        carried_out(made, decision)
+    assert caught.value.where == "w"

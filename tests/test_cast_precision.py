@@ -22,13 +22,13 @@ from qcompiler.emit import emit
 from qcompiler.errors import InputError, UsageError
 from qcompiler.graph import Graph, label
 from qcompiler.load import load
+from qcompiler.narrow import BFLOAT16, FLOAT16, Narrow
 from qcompiler.ops import is_standard
 from qcompiler.passes.cast_precision import CastPrecision
 from qcompiler.pipeline import Pipeline, parse_pass
-from qcompiler.precision import narrow
 from qcompiler.prepare import prepare
 from qcompiler.verify import check_onnx
-from tests import strategies
+from tests import hand_made, strategies
 from tests.contract.running import Feeds, feeds_for, session
 from tests.golden import HERE, read_golden
 
@@ -138,16 +138,59 @@ def test_any_model_stays_valid(model: ModelProto) -> None:
 
 @given(arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32)))
 def test_narrow_rounds_like_numpy_and_stays_finite(values: NDArray[np.float32]) -> None:
-    half = narrow(values)
+    half = FLOAT16.narrow(values)
     fits = ~(np.isfinite(values) & (np.abs(values) > 65504))
     assert half.dtype == np.float16
     assert np.array_equal(half[fits], values[fits].astype(np.float16), equal_nan=True)
     assert np.array_equal(half[~fits], np.copysign(np.float16(65504), values[~fits]))
 
 
+@given(arrays(np.float32, st.integers(0, 20), elements=st.floats(width=32)))
+def test_narrow_to_bfloat16_stays_finite(values: NDArray[np.float32]) -> None:
+    """3.4028e38 would be rounded up to infinity."""
+    found = BFLOAT16.narrow(values)
+    finite = np.isfinite(values)
+    assert np.array_equal(np.isfinite(found.astype(np.float32)), finite)
+    with np.errstate(over="ignore"):
+        exact = values.astype(ml_dtypes.bfloat16)
+    fits = np.isfinite(exact.astype(np.float32)) | ~finite
+    same = found.astype(np.float32)[fits], exact.astype(np.float32)[fits]
+    assert np.array_equal(*same, equal_nan=True)
+
+
+@pytest.mark.parametrize("low", [FLOAT16, BFLOAT16], ids=lambda low: low.name)
+def test_the_figures_of_a_narrow_type(low: Narrow) -> None:
+    limits = ml_dtypes.finfo(low.dtype)
+    assert (low.largest, low.least_normal) == (float(limits.max), float(limits.smallest_normal))
+    assert low.unit == float(limits.eps) / 2
+    assert onnx.helper.tensor_dtype_to_np_dtype(low.element) == low.dtype
+
+
+def test_weights_make_up_for_scales_in_bfloat16() -> None:
+    """A scale of 8 bits is off by up to 0.2 %, and so would be each weight of its channel."""
+    scales = np.array([0.0101, 0.5], np.float32)
+    codes = np.array([[-127, 127], [64, 3]], np.int8)
+    source = hand_made.model(
+        """g (float[1,2] x) => (float[1,2] y) {
+          W = DequantizeLinear <axis = 1> (W_q, s)
+          y = MatMul (x, W)
+        }""",
+        W_q=codes,
+        s=scales,
+    )
+    graph = load(source)
+    graph.infer()
+    Pipeline((CastPrecision(to="bfloat16"),)).run(graph)
+    stored = {t.name: graph.values(t) for t in graph.constants()}
+    rounded = stored["s"].astype(np.float64)
+    assert rounded.tolist() == [float(ml_dtypes.bfloat16(0.0101)), 0.5]
+    error = stored["W_q"] * rounded - codes * scales.astype(np.float64)
+    assert (np.abs(error) <= rounded / 2 * (1 + 1e-9)).all()
+
+
 @given(arrays(np.float32, st.integers(1, 20), elements=st.floats(2**-60, 2**15, width=32)))
 def test_small_scales_are_rounded_up(values: NDArray[np.float32]) -> None:
-    half = narrow(values, scale=True).astype(np.float64)
+    half = FLOAT16.narrow(values, scale=True).astype(np.float64)
     small = values < 2.0**-14
     assert (half[small] >= values[small]).all()
     assert (np.abs(half - values) <= np.maximum(values * 2.0**-11, 2.0**-24)).all()

@@ -304,7 +304,7 @@ def describe(plan: Path, library: Library, limits: Limits | None = None) -> str:
     if ended.last["phase"] == "done":
         problem = "; ".join(ended.last["errors"]) or "it gives no reason"
     raise BackendError(
-        f"{version} cannot load this plan: {problem or _unfinished(ended, limits)[1]}",
+        f"{version} cannot load this plan: {problem or unfinished(ended, limits)[1]}",
         where=str(plan),
         hint="a plan is loaded by the release that built it, on the GPU that it was built for; "
         "elsewhere, export its layers there with trtexec --exportLayerInfo",
@@ -329,7 +329,7 @@ def _verdict(ended: Ended, limits: Limits, version: str, path: Path) -> Verdict:
         stage = "build" if last["problem"].startswith("MemoryError") else "crash"
         errors = (f"the library raised {last['problem']}", *last["errors"])
     else:
-        stage, error = _unfinished(ended, limits)
+        stage, error = unfinished(ended, limits)
         errors = (error,)
     return Verdict(
         accepted,
@@ -344,10 +344,15 @@ def _verdict(ended: Ended, limits: Limits, version: str, path: Path) -> Verdict:
     )
 
 
-def _unfinished(ended: Ended, limits: Limits) -> tuple[str, str]:
-    """Stage and message of a child that died or was killed."""
+def unfinished(ended: Ended, limits: Limits) -> tuple[str, str]:
+    """Stage and message of a child that died or was killed.
+
+    Args:
+        ended: How it ended.
+        limits: What it was allowed.
+    """
     doing = {"library": "loading", "load": "loading", "parse": "parsing", "inputs": "parsing"}
-    doing["build"] = "building"
+    doing |= {"build": "building", "run": "running"}
     phase = doing[ended.last["phase"]]
     if ended.killed == "timeout":
         return "timeout", f"not finished after {limits.seconds:g} s, while {phase}"

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-_CHILD = Path(__file__).with_name("tensorrt_child.py")
+_CHILD = Path(__file__).with_name("tensorrt_child.py")  # needs nothing of this package
+RUN = ("-m", "qcompiler.backends.tensorrt_run_child")
+"""The child that runs engines."""
+
+_ROOT = Path(__file__).parents[2]
 _LOOK = 0.01
 _KEPT = ("log", "inspector")
 
@@ -67,7 +72,8 @@ def run(
     limits: Limits,
     tick: Callable[[], None],
     *,
-    keep: Collection[str],
+    keep: Collection[str] = (),
+    program: Sequence[str] = (),
 ) -> Ended:
     """Run the child on one request.
 
@@ -78,6 +84,7 @@ def run(
         tick: Called at every look.
         keep: Which of the files ``log`` (its messages) and ``inspector`` (what the engine inspector
             says) the child shall write.
+        program: :data:`RUN`, or nothing for the child that builds.
 
     Returns:
         How it ended. The child is gone then, whatever happened, an exception of ``answer`` or
@@ -87,7 +94,7 @@ def run(
         out = Path(folder, "lines.jsonl")
         files = {name: str(Path(folder, name)) if name in keep else "" for name in _KEPT}
         start = time.perf_counter()
-        with _child(out) as (process, stdin):
+        with _child(out, program) as (process, stdin):
             _write(stdin, {**request, **files})
             answered, killed, peak = False, "", 0
             while process.poll() is None:
@@ -110,11 +117,14 @@ def run(
 
 
 @contextlib.contextmanager
-def _child(out: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _child(
+    out: Path, program: Sequence[str]
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """The process and its standard input; it is dead when the block ends."""
     # -P: the folder of the child file holds modules named like the libraries it needs.
     process = subprocess.Popen(
-        [sys.executable, "-P", str(_CHILD), str(out)],
+        [sys.executable, "-P", *(program or [str(_CHILD)]), str(out)],
+        env=_environment() if program else None,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,  # internal errors go there too, and the log has them
@@ -127,6 +137,12 @@ def _child(out: Path) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
         process.wait()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
+
+
+def _environment() -> dict[str, str]:
+    """This one, in which the child finds the package even where it is not installed."""
+    path = [*filter(None, [os.environ.get("PYTHONPATH")]), str(_ROOT)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _write(stdin: IO[bytes], line: Mapping[str, object]) -> None:

@@ -29,6 +29,7 @@ VERBS = {
     "migrate": "Translate a weakly typed TensorRT build, or its calibration cache, for today.",
     "export": "Export a model for deployment: a Triton model repository, or a bundle.",
     "check": "Check a bundle against this machine: its files, its golden outputs, its engine.",
+    "probe": "Try every capability row of a target on this machine, and write a target file.",
     "passes": "List the passes: phase, effect and what each does.",
     "explain": "Explain a pass, a range method, a target, a recipe, a format or a lint rule.",
 }

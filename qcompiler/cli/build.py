@@ -92,6 +92,13 @@ def build(  # (a command line has as many options as it has)
         Path | None,
         Parameter(help="The float model that MODEL was made from, to compare its FP16 form with."),
     ] = None,
+    data: Annotated[
+        str | None,
+        Parameter(
+            help="Samples, as of `compile`, that outputs are compared on where there is a GPU; "
+            "without it inputs are made up."
+        ),
+    ] = None,
     gate: UseGate = True,
     gpu: CardName = None,
     overwrite: o.Overwrite = False,
@@ -101,8 +108,8 @@ def build(  # (a command line has as many options as it has)
 
     Writes MODEL.plan unless -o says otherwise, and MODEL.plan.json. The model is taken as it is:
     quantize it with `compile` first. With --source the FP16 form of that model is built too, and
-    an engine that is slower than it by the estimate is written all the same and ends with exit
-    code 1.
+    an engine that is slower than it is written all the same and ends with exit code 1: measured
+    on a GPU that the engine is for, where outputs are compared too, and estimated elsewhere.
     """
     from rich.console import Console
 
@@ -111,6 +118,7 @@ def build(  # (a command line has as many options as it has)
     from qcompiler.cli.sizes import size
     from qcompiler.engine import build as engine
     from qcompiler.engine import gpus, shapes, target_string
+    from qcompiler.engine.measure import Samples
     from qcompiler.plan import encode
 
     plan = output or model.with_suffix(".plan")
@@ -136,7 +144,8 @@ def build(  # (a command line has as many options as it has)
         timeout=timeout,
         memory=size(memory, "--memory"),
     )
-    gating = Gating(source, gate, gpus.choose(gpu, parsed.capabilities))
+    samples = Samples(data) if data is not None else None
+    gating = Gating(source, gate, gpus.choose(gpu, parsed.capabilities), samples)
     gating.check(model)
     progress = display(quiet=format == "json")
     sidecar = engine.build(model, plan, parsed, options=options, progress=progress)

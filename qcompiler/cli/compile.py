@@ -31,6 +31,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     report: Annotated[Path | None, Parameter(help="Write all figures as JSON.")] = None,
     exclude: o.Exclude = (),
     force: o.Force = False,
+    io_dtype: o.IoDtype = None,
     keep: Annotated[
         Path | None,
         Parameter(
@@ -70,7 +71,8 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     out to verify; numbers are judged with ONNX Runtime's graph optimizations off. For TensorRT for
     RTX, what is not faster in INT8 stays in 16 bits unless --force is given. With --engine the
     written model is then built, and the facts about the plan written beside it; one that is slower
-    than the FP16 form of MODEL by the estimate ends with exit code 1.
+    than the FP16 form of MODEL ends with exit code 1 (measured on a GPU that it is for, where
+    outputs are compared too; estimated elsewhere).
     """
     from rich.console import Console
 
@@ -84,6 +86,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     from qcompiler.cli.summary import summarize
     from qcompiler.driver import Options
     from qcompiler.driver import compile as run
+    from qcompiler.engine.measure import Samples
     from qcompiler.engine.shapes import Shapes
     from qcompiler.engine.shapes import parse as shapes_of
     from qcompiler.errors import UsageError
@@ -97,7 +100,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         o.refuse_existing(product_paths(keep), overwrite=overwrite, sources=[*sources, *files])
-    planned = engines.planned(engine, engine_target, target, gpu)
+    planned = engines.planned(engine, engine_target, machine.name, gpu)
     if gpu is not None and engine is None and not machine.weighs:
         raise UsageError(f"--gpu says nothing about {target} without --engine PLAN")
     shapes = Shapes(*(shapes_of(words) for words in (min_shapes, opt_shapes, max_shapes)))
@@ -114,6 +117,7 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
             custom_ops=custom_ops,
             seed=seed,
             force=force,
+            io=io_dtype,
             shapes=shapes,
             gpu=gpu if machine.weighs else None,
             points=products.read(points, products.Points) if points else None,
@@ -127,7 +131,8 @@ def compile(  # noqa: A001  (a command line has as many options as it has)
         write_products(result, keep, model, target)
     if report is not None:
         products.save(finished, report)
-    gating = Gating.planned(model, planned, gpu, wanted=gate)
+    samples = Samples(data, o.images(mean, std, layout)) if data is not None else None
+    gating = Gating.planned(model, planned, gpu, wanted=gate, samples=samples)
     built = engines.built(output, engine, planned, gating, shapes, progress)
     if format == "json":
         sys.stdout.buffer.write(products.encode(finished))

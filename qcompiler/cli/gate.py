@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qcompiler.engine.build import BuildOptions
     from qcompiler.engine.gate import Gate
     from qcompiler.engine.gpus import Gpu
+    from qcompiler.engine.measure import Samples
     from qcompiler.engine.sidecar import Sidecar
     from qcompiler.engine.target_string import EngineTarget
     from qcompiler.progress import Progress
@@ -24,7 +25,7 @@ UseGate = Annotated[
     Parameter(
         name="--gate",
         help="Compare the engine with that of the FP16 form of its source; exit code 1 if it is "
-        "slower by the estimate.",
+        "slower, or less accurate: measured on a GPU that it is for, estimated elsewhere.",
     ),
 ]
 CardName = Annotated[
@@ -45,22 +46,30 @@ class Gating:
         source: The float model; None if it is not known.
         wanted: Whether to compare.
         gpu: The card to estimate for; None if the table has none.
+        samples: The user's inputs to compare outputs on; None to make some up.
     """
 
     source: Path | None
     wanted: bool
     gpu: Gpu | None
+    samples: Samples | None = None
 
     @classmethod
     def planned(
-        cls, source: Path, target: EngineTarget | None, gpu: str | None, *, wanted: bool
+        cls,
+        source: Path,
+        target: EngineTarget | None,
+        gpu: str | None,
+        *,
+        wanted: bool,
+        samples: Samples | None = None,
     ) -> Gating:
         """Of ``compile --engine``, whose source is its model; ``target`` is None without one."""
         from qcompiler.engine.gpus import choose
 
         if target is None:
             return cls(source, False, None)
-        return cls(source, wanted, choose(gpu, target.capabilities))
+        return cls(source, wanted, choose(gpu, target.capabilities), samples)
 
     def check(self, model: Path) -> None:
         """Refuse a source that ``model`` was not made from, before anything is built.
@@ -95,6 +104,7 @@ class Gating:
             target,
             gpu=self.gpu,
             options=options,
+            samples=self.samples,
             progress=progress,
         )
 
@@ -104,7 +114,7 @@ def show(sidecar: Sidecar, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from qcompiler.engine.gate import figure
+    from qcompiler.engine.gate import figure, spelled
 
     gate = sidecar.gate
     if gate is None:
@@ -112,14 +122,17 @@ def show(sidecar: Sidecar, console: Console) -> None:
     if gate.fp16 is None:
         console.print(f"[cyan]gate[/]  {escape(gate.why)}")
         return
-    estimate = gate.estimate
+    estimate, measured = gate.estimate, gate.measured
     head = f"estimate, {estimate.gpu}" if estimate else "estimate"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="cyan")
     table.add_column("gate", no_wrap=True)
-    for title in ("kernels", "bytes moved", "low MACs", "activations", head):
+    heads = ["kernels", "bytes moved", "low MACs", "activations", head]
+    for title in [*heads, f"measured, {measured.gpu}"] if measured else heads:
         table.add_column(title, justify="right", no_wrap=True)
     times = (estimate.ours, estimate.fp16) if estimate else (None, None)
-    for name, side, seconds in zip(("this", "fp16"), (gate.ours, gate.fp16), times, strict=True):
+    seen = (spelled(measured.ours), spelled(measured.fp16)) if measured else ("", "")
+    sides = zip(("this", "fp16"), (gate.ours, gate.fp16), times, seen, strict=True)
+    for name, side, seconds, median in sides:
         table.add_row(
             name,
             str(side.kernels),
@@ -127,6 +140,7 @@ def show(sidecar: Sidecar, console: Console) -> None:
             f"{side.low_macs:.1%}",
             f"{side.activation / 1e6:.3f} MB",
             "unknown" if seconds is None else f"{figure(seconds * 1e6)} us",
+            *([median] if measured else []),
         )
     console.print(table)
 
@@ -135,8 +149,6 @@ def explain(gating: Gating, sidecar: Sidecar | None, console: Console) -> None:
     """Print the table and the verdict, or why there is none."""
     from rich.markup import escape
 
-    from qcompiler.engine.gate import HINT, SLOWER
-
     if sidecar is None or not gating.wanted:
         return
     gate = sidecar.gate
@@ -144,34 +156,34 @@ def explain(gating: Gating, sidecar: Sidecar | None, console: Console) -> None:
         console.print(_NOTHING)
         return
     show(sidecar, console)
-    if gate.verdict == "unknown":
-        console.print(f"gate: unknown: {escape(gate.why)}", soft_wrap=True)
-    elif gate.verdict == "pass":
-        told = f"gate: not slower than fp16 by the estimate{_leaves_out(gate)}"
-        console.print(escape(told), soft_wrap=True)
+    if gate.verdict == "pass":
+        told = [f"{gate.line}{_leaves_out(gate)}"]
+    elif gate.verdict == "regret":
+        told = [f"{gate.why}{_leaves_out(gate)}", f"hint: {gate.hint}", gate.line]
     else:
-        console.print(escape(f"{gate.why}{_leaves_out(gate)}"), soft_wrap=True)
-        console.print(escape(f"hint: {HINT}"), soft_wrap=True)
-        console.print(SLOWER)
+        told = [gate.line]
+    for line in told:
+        console.print(escape(line), soft_wrap=True)
 
 
 def _leaves_out(gate: Gate) -> str:
+    """What the figures that decided do not say."""
+    if gate.measured is not None:
+        return f" (at {gate.measured.shapes})" if gate.measured.shapes else ""
     at = f"at {gate.estimate.shapes}, " if gate.estimate and gate.estimate.shapes else ""
     return f" ({at}launches count nothing)"
 
 
 def closed(sidecar: Sidecar | None, *, quiet: bool) -> int:
-    """The exit code: 1 if the engine is slower than FP16 by the estimate.
+    """The exit code: 1 if the engine is slower, or less accurate, than FP16.
 
     Args:
         sidecar: Facts about the plan; None if none was built.
         quiet: Whether standard output is JSON; the verdict then goes to standard error.
     """
-    from qcompiler.engine.gate import HINT, SLOWER
-
     gate = None if sidecar is None else sidecar.gate
     if gate is None or gate.verdict != "regret":
         return 0
     if quiet:
-        print(gate.why, f"hint: {HINT}", SLOWER, sep="\n", file=sys.stderr)
+        print(gate.why, f"hint: {gate.hint}", gate.line, sep="\n", file=sys.stderr)
     return 1

@@ -27,7 +27,10 @@ _LINES = 8
 def inspect(
     plan: Annotated[
         Path | None,
-        Parameter(help="A plan with its facts beside it, or the facts: MODEL.plan.json."),
+        Parameter(
+            help="A plan with its facts beside it, or the facts: MODEL.plan.json; or a model, "
+            "MODEL.onnx, whose report is predicted."
+        ),
     ] = None,
     /,
     *,
@@ -43,8 +46,13 @@ def inspect(
         Parameter(help="With --inspector: the ONNX model that the plan was built from."),
     ] = None,
     target: Annotated[
-        str, Parameter(help="With --inspector PLAN: the library that loads it.")
+        str,
+        Parameter(
+            help="Of a model: what the report is predicted for, such as tensorrt-11.4:sm90. With "
+            "--inspector PLAN: the library that loads it."
+        ),
     ] = "tensorrt",
+    opt_shapes: o.Words = (),
     layers: Annotated[bool, Parameter(negative="", help="One line a kernel instead.")] = False,
     format: o.Format = "text",  # noqa: A002
 ) -> int:
@@ -53,7 +61,9 @@ def inspect(
     Neither a GPU nor the library is needed. Bytes are those of every operand of every kernel, a
     dynamic dimension counted as the batch; they are no measured time. Of an engine that another
     tool built, --inspector shows the same from the JSON of TensorRT's engine inspector, or asks it
-    if the file is the plan itself, on a machine with its GPU.
+    if the file is the plan itself, on a machine with its GPU. Of a model nothing is built:
+    capability rows and documented rules say what will run in which type, which Q costs a kernel of
+    its own and why; what they do not say is unknown.
     """
     from rich.console import Console
 
@@ -66,6 +76,12 @@ def inspect(
         raise UsageError("name a plan, or a file with --inspector: one of them")
     if inspector is not None:
         return _inspected(inspector, model, target, layers=layers, format=format)
+    if plan is not None and plan.suffix == ".onnx":
+        if model is not None or layers:
+            raise UsageError("a prediction knows no kernels and needs no other model")
+        return _predicted(plan, target, opt_shapes, format)
+    if opt_shapes:
+        raise UsageError("--opt-shapes goes with a model, MODEL.onnx")
     if plan is None or model is not None:
         raise UsageError("--model goes with --inspector; the facts beside a plan know its model")
     facts = sidecar.read(sidecar.beside(plan))
@@ -80,6 +96,26 @@ def inspect(
     _title(facts, console)
     summarize(facts, console)
     gate.show(facts, console)
+    return 0
+
+
+def _predicted(model: Path, target: str, opt_shapes: Sequence[str], format: str) -> int:  # noqa: A002
+    """Show what the capability rows and rules say about a model."""
+    from rich.console import Console
+
+    from qcompiler.cli import predicted
+    from qcompiler.engine.predict import predict
+    from qcompiler.engine.shapes import Shapes
+    from qcompiler.engine.shapes import parse as shapes_of
+    from qcompiler.engine.target_string import parse
+    from qcompiler.plan import encode
+
+    shapes = Shapes(opt=shapes_of(opt_shapes)) if opt_shapes else None
+    found = predict(model, parse(target), shapes=shapes)
+    if format == "json":
+        sys.stdout.buffer.write(encode(found))
+    else:
+        predicted.show(model, found, Console(highlight=False))
     return 0
 
 

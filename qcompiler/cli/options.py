@@ -34,6 +34,10 @@ Force = Annotated[
     bool,
     Parameter(negative="", help="Quantize what can be, even where the target is faster without."),
 ]
+IoDtype = Annotated[
+    Literal["keep", "float16", "float32"] | None,
+    Parameter(help="Type of the float inputs and outputs; without it that of the recipe: keep."),
+]
 Words = Annotated[
     tuple[str, ...],
     Parameter(consume_multiple=True, help="input:1x3x224x224,mask:1x128 or input:[1,3,224,224]."),

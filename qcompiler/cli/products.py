@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ def write_products(result: Result, folder: Path, model: Path, target: str) -> li
     from qcompiler.prepare import prepare
 
     prepared, points, plan, stats = product_paths(folder)
-    graph, _ = prepare(model, targets.find(target))
+    # Of a bfloat16 graph the operator set is newer than that of the target.
+    graph, _ = prepare(model, replace(targets.find(target), opset=result.graph.opset))
     files = emit(graph, prepared)
     products.save(result.points, points)
     products.save(result.plan, plan)

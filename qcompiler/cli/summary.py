@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,7 +44,8 @@ def summarize(report: Report, console: Console) -> None:
             f"[bold]{metric.before:.4f} -> {metric.after:.4f}[/]  ({metric.samples} samples)",
         )
     table.add_row("data", escape(_data(report)))
-    _skipped(table, report)
+    _reasons(table, "left float", report.skipped)
+    _reasons(table, "in float32", report.kept)
     table.add_row(
         "time", "  ".join(f"{k} {v:.1f} s" for k, v in report.timings.items() if v >= 0.05)
     )
@@ -85,15 +87,15 @@ def _data(report: Report) -> str:
     return f"{report.data}: {report.samples} samples, {report.held_out} held out to verify"
 
 
-def _skipped(table: Table, report: Report) -> None:
-    reasons = Counter(report.skipped.values())
+def _reasons(table: Table, title: str, nodes: Mapping[str, str]) -> None:
+    reasons = Counter(nodes.values())
     for number, (reason, count) in enumerate(reasons.most_common()):
         if number == _LINES:
             table.add_row("", f"… {len(reasons) - _LINES} more reasons, see --report")
             return
-        example = next(k for k, v in report.skipped.items() if v == reason)
+        example = next(k for k, v in nodes.items() if v == reason)
         more = f" and {count - 1} more" if count > 1 else ""
-        table.add_row("left float" if number == 0 else "", escape(f"{example}{more}: {reason}"))
+        table.add_row(title if number == 0 else "", escape(f"{example}{more}: {reason}"))
 
 
 def _ops(report: Report) -> Table:

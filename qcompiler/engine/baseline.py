@@ -2,7 +2,8 @@
 
 The source model is brought into the prepared form and cast to float16 in its plain form: every
 float tensor, inputs and outputs keep their types. It is built for the same target with the same
-options into a folder that is gone afterwards.
+options into a folder that is gone afterwards. Where the GPU of this machine is one that they are
+for, both run on it first.
 
 Dynamic inputs are fixed at the profile's *opt* shapes, for both engines. A listing does not say
 what its ``-1`` stand for: of 8 images of 65 tokens it makes one axis of 520, and whoever counts
@@ -19,14 +20,17 @@ from pathlib import Path
 import msgspec
 
 from qcompiler import targets
+from qcompiler.backends.tensorrt_process import Limits
 from qcompiler.backends.tensorrt_profile import Shape
 from qcompiler.emit import emit
 from qcompiler.engine import gate
-from qcompiler.engine.build import BuildOptions, build
+from qcompiler.engine.build import BuildOptions, build, throttled
 from qcompiler.engine.dequantized import LINEAR
 from qcompiler.engine.gate import Engine
 from qcompiler.engine.gpus import Gpu
 from qcompiler.engine.macs import macs
+from qcompiler.engine.measure import Samples, feeds_for, measure, present
+from qcompiler.engine.measured import Measured
 from qcompiler.engine.precision import LOW
 from qcompiler.engine.shapes import Shapes, parse, write
 from qcompiler.engine.sidecar import Sidecar, beside
@@ -66,6 +70,7 @@ def gated(
     *,
     gpu: Gpu | None,
     options: BuildOptions | None = None,
+    samples: Samples | None = None,
     progress: Progress | None = None,
 ) -> Sidecar:
     """Compare a plan that was just built with FP16, and add the verdict to its facts.
@@ -78,7 +83,9 @@ def gated(
         target: What it was built for.
         gpu: The card to estimate for; None if the table has none.
         options: What it was built with.
-        progress: Told that the stages ``build fixed`` and ``build fp16`` run.
+        samples: The user's inputs to compare outputs on, where there is a GPU; None to make some
+            up.
+        progress: Told that the stages ``build fixed``, ``build fp16`` and ``measure`` run.
 
     Returns:
         The facts with the verdict. An FP16 form that cannot be built gives ``unknown``.
@@ -92,16 +99,22 @@ def gated(
         options = replace(options, shapes=Shapes(at, at, at))
     job = _Job(target, options, at, progress or Silent())
     verdict: gate.Gate
-    try:
-        fixed = not at or _bounds(sidecar, "min") == _bounds(sidecar, "max")
-        ours = job.fixed(model, sidecar) if fixed else job.build(model, "fixed")
-        fp16 = job.build_fp16(source)
-    except (InputError, UnsupportedError, BackendError) as error:
-        verdict = gate.unknown(
-            sidecar.report, f"nothing to compare with could be built: {error.message}"
-        )
-    else:
-        verdict = gate.judge(ours, fp16, gpu, write(at))
+    with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
+        plans = plan, Path(folder, "fp16.plan")
+        try:
+            if not at or _bounds(sidecar, "min") == _bounds(sidecar, "max"):
+                ours = job.fixed(model, sidecar)
+            else:
+                plans = Path(folder, "fixed.plan"), plans[1]
+                ours = job.build(model, plans[0], "fixed")
+            fp16 = job.build_fp16(source, plans[1])
+        except (InputError, UnsupportedError, BackendError) as error:
+            verdict = gate.unknown(
+                sidecar.report, f"nothing to compare with could be built: {error.message}"
+            )
+        else:
+            measured = job.measured(plans, source, samples)
+            verdict = gate.judge(ours, fp16, gpu, write(at), measured)
     found = msgspec.structs.replace(sidecar, gate=verdict)
     found.save(beside(plan))
     return found
@@ -134,22 +147,47 @@ class _Job:
     at: Mapping[str, Shape]
     progress: Progress
 
-    def build_fp16(self, source: Path) -> Engine:
+    def build_fp16(self, source: Path, plan: Path) -> Engine:
         """The engine of the FP16 form."""
         graph, _ = prepare(source, targets.find(self.target.library.name), Journal(Silent()))
         Pipeline((CastPrecision(),)).run(graph)
         with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
             model = Path(folder, f"{source.stem}.onnx")
             emit(graph, model)
-            return self.build(model, "fp16")
+            return self.build(model, plan, "fp16")
 
-    def build(self, model: Path, word: str) -> Engine:
+    def build(self, model: Path, plan: Path, word: str) -> Engine:
         """The engine of a model at the fixed shapes."""
-        with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
-            quiet = _Quiet(self.progress, word)
-            plan = Path(folder, "model.plan")
-            sidecar = build(model, plan, self.target, options=self.options, progress=quiet)
+        quiet = _Quiet(self.progress, word)
+        sidecar = build(model, plan, self.target, options=self.options, progress=quiet)
         return self.fixed(model, sidecar)
+
+    def measured(
+        self, plans: tuple[Path, Path], source: Path, samples: Samples | None
+    ) -> Measured | None:
+        """What both do on the GPU of this machine; None if there is none, or they do not run."""
+        device = present(self.target)
+        if device is None:
+            return None
+        self.progress.begin("measure")
+        try:
+            feeds, given = feeds_for(source, self.at, samples, self.progress)
+            limits = Limits(self.options.timeout, self.options.memory)
+            return measure(
+                plans,
+                self.target,
+                device,
+                feeds,
+                given=given,
+                at=self.at,
+                limits=limits,
+                tick=throttled(self.progress),
+            )
+        except (InputError, UnsupportedError, BackendError) as error:
+            self.progress.warn(f"nothing was measured on the {device.name}: {error.message}")
+            return None
+        finally:
+            self.progress.end()
 
     def fixed(self, model: Path, sidecar: Sidecar) -> Engine:
         """Kernels and report of an engine whose listing has no dynamic dimension."""

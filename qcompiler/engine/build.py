@@ -34,7 +34,7 @@ from qcompiler.errors import BackendError, InputError
 from qcompiler.load import load
 from qcompiler.progress import Progress, Silent
 
-__all__ = ["BuildOptions", "build", "check"]
+__all__ = ["BuildOptions", "build", "check", "throttled"]
 
 _EVERY = 0.2  # seconds between two looks at the clock by whoever shows progress
 
@@ -132,7 +132,7 @@ class _Job:
         limits = Limits(self.options.timeout, self.options.memory)
         self.progress.begin(stage)
         try:
-            verdict = judge(request, choose, limits, _throttled(self.progress))
+            verdict = judge(request, choose, limits, throttled(self.progress))
         finally:
             self.progress.end()
         if not verdict.accepted:
@@ -214,7 +214,7 @@ def _spelled(profile: Profile) -> str:
     return f"--min-shapes {write(low)} --opt-shapes {write(opt)} --max-shapes {write(high)}"
 
 
-def _throttled(progress: Progress) -> Callable[[], None]:
+def throttled(progress: Progress) -> Callable[[], None]:
     """Call ``progress.update`` a few times a second, however often it is ticked."""
     last = time.monotonic()
 

@@ -12,6 +12,10 @@ in which a node is multiplied. What it leaves out: launches count nothing, altho
 microseconds, so of two equal estimates that with more kernels is slower; arithmetic outside linear
 nodes counts nothing; caches hold nothing, although a small model fits into them; and no kernel
 reaches a peak. It compares two engines and predicts no latency.
+
+Where the GPU of this machine is one that the engine is for, both are run on it by turns, and the
+verdict rests on the medians and on the outputs (:mod:`qcompiler.engine.measured`); the estimate is
+then only told.
 """
 
 from __future__ import annotations
@@ -25,10 +29,8 @@ import msgspec
 from qcompiler.engine import traffic
 from qcompiler.engine.gpus import Gpu
 from qcompiler.engine.listing import Layer
+from qcompiler.engine.measured import TOLERANCE, Measured, Timed
 from qcompiler.engine.report import EngineReport, LinearNode
-
-TOLERANCE = 0.02
-"""By how much the estimate may be above that of FP16: 2 %, for rounding and a Cast at the ends."""
 
 HINT = (
     "--no-gate accepts it; compiling with a 16-bit base (--recipe int8+fp16, or fp16 alone) and "
@@ -38,6 +40,14 @@ Engine = tuple[Sequence[Layer], EngineReport]
 """A layer listing and the report on it."""
 
 SLOWER = "gate: slower than fp16 by the estimate"
+MEASURED_SLOWER = "gate: slower than fp16, measured"
+LESS_ACCURATE = "gate: less accurate than fp16 by more than allowed, measured"
+NOT_SLOWER = "gate: not slower than fp16 by the estimate"
+MEASURED_NOT_SLOWER = "gate: not slower than fp16 and as accurate as asked, measured"
+ACCURACY_HINT = (
+    "--no-gate accepts it; calibrate with more samples, leave nodes in float with --exclude, and "
+    "pass real inputs with --data to compare on"
+)
 
 
 class Side(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,6 +97,7 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         estimate: None if there is no engine, no listing or no card to estimate with.
         verdict: ``pass``, ``regret`` or ``unknown``.
         why: In a sentence.
+        measured: What both did on the GPU of this machine, which then decides; None without one.
     """
 
     ours: Side
@@ -94,6 +105,24 @@ class Gate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     estimate: Estimate | None
     verdict: Literal["pass", "regret", "unknown"]
     why: str
+    measured: Measured | None = None
+
+    @property
+    def line(self) -> str:
+        """The verdict as the last line that is printed."""
+        if self.verdict == "unknown":
+            return f"gate: unknown: {self.why}"
+        found = self.measured
+        if self.verdict == "pass":
+            return NOT_SLOWER if found is None else MEASURED_NOT_SLOWER
+        if found is None:
+            return SLOWER
+        return MEASURED_SLOWER if found.slower else LESS_ACCURATE
+
+    @property
+    def hint(self) -> str:
+        """What to do about a regret."""
+        return ACCURACY_HINT if self.line == LESS_ACCURATE else HINT
 
 
 def side(report: EngineReport) -> Side:
@@ -146,7 +175,13 @@ def unknown(report: EngineReport, why: str) -> Gate:
     return Gate(ours=side(report), fp16=None, estimate=None, verdict="unknown", why=why)
 
 
-def judge(ours: Engine, fp16: Engine, gpu: Gpu | None, shapes: str = "") -> Gate:
+def judge(
+    ours: Engine,
+    fp16: Engine,
+    gpu: Gpu | None,
+    shapes: str = "",
+    measured: Measured | None = None,
+) -> Gate:
     """Compare two engines of one model.
 
     Args:
@@ -154,29 +189,44 @@ def judge(ours: Engine, fp16: Engine, gpu: Gpu | None, shapes: str = "") -> Gate
         fp16: That of the FP16 form.
         gpu: The card to estimate for; None if the table has none.
         shapes: Those that dynamic inputs were fixed at.
+        measured: What both did on the GPU of this machine; it decides.
     """
     sides = side(ours[1]), side(fp16[1])
-    if not (sides[0].kernels and sides[1].kernels):
-        why = "the library lists no kernels"
-        return Gate(ours=sides[0], fp16=sides[1], estimate=None, verdict="unknown", why=why)
-    if gpu is None:
-        why = "no figures for a card of this compute capability; name a card with --gpu"
-        return Gate(ours=sides[0], fp16=sides[1], estimate=None, verdict="unknown", why=why)
-    estimate = Estimate(
+    listed = bool(sides[0].kernels and sides[1].kernels)
+    estimate = None if gpu is None or not listed else estimated(ours, fp16, gpu, shapes)
+    verdict: Literal["pass", "regret", "unknown"]
+    if measured is not None:
+        verdict = "regret" if measured.slower or measured.less_accurate else "pass"
+        why = _measured_why(measured)
+    elif estimate is not None:
+        slower = estimate.ours > estimate.fp16 * (1 + estimate.tolerance)
+        verdict, why = "regret" if slower else "pass", _why(sides, estimate)
+    else:
+        verdict = "unknown"
+        why = (
+            "no figures for a card of this compute capability; name a card with --gpu"
+            if listed
+            else "the library lists no kernels"
+        )
+    return Gate(
+        ours=sides[0],
+        fp16=sides[1],
+        estimate=estimate,
+        verdict=verdict,
+        why=why,
+        measured=measured,
+    )
+
+
+def estimated(ours: Engine, fp16: Engine, gpu: Gpu, shapes: str) -> Estimate:
+    """Roofline times of two engines on one card."""
+    return Estimate(
         gpu=gpu.name,
         capability=gpu.capability,
         source=gpu.source,
         shapes=shapes,
         ours=seconds(*ours, gpu),
         fp16=seconds(*fp16, gpu),
-    )
-    slower = estimate.ours > estimate.fp16 * (1 + estimate.tolerance)
-    return Gate(
-        ours=sides[0],
-        fp16=sides[1],
-        estimate=estimate,
-        verdict="regret" if slower else "pass",
-        why=_why(sides, estimate),
     )
 
 
@@ -187,6 +237,26 @@ def _why(sides: tuple[Side, Side], estimate: Estimate) -> str:
         f"FP16 on the {estimate.gpu}: {figure(ours.bytes_moved / 1e6)} MB moved against "
         f"{figure(fp16.bytes_moved / 1e6)} MB, {ours.low_macs:.0%} of MACs in low precision"
     )
+
+
+def _measured_why(measured: Measured) -> str:
+    worst = measured.worst
+    accuracy = (
+        "no output of floating point to compare"
+        if worst is None
+        else f"{worst.sqnr_db:.1f} dB SQNR against its output {worst.output!r} on inputs "
+        f"{measured.inputs}, {measured.floor_db:g} allowed"
+    )
+    return (
+        f"measured {spelled(measured.ours)} against {spelled(measured.fp16)} of FP16 on the "
+        f"{measured.gpu} (median and 95 % interval of {measured.samples} samples): {accuracy}"
+    )
+
+
+def spelled(time: Timed) -> str:
+    """A median with its interval, in microseconds."""
+    low, high = figure(time.low * 1e6), figure(time.high * 1e6)
+    return f"{figure(time.median * 1e6)} us [{low}, {high}]"
 
 
 def figure(value: float) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from qcompiler import targets
 from qcompiler.backends.tensorrt import CAPABILITIES, LIBRARIES, RTX, Library, installed
 from qcompiler.errors import BackendError, UsageError
 
@@ -95,11 +96,14 @@ class EngineTarget:
 
 
 def parse(text: str) -> EngineTarget:
-    """Read a target.
+    """Read a target, or take that of a target file (``FILE.json``).
 
     Raises:
         UsageError: It names no known library or capability; the hint lists them.
+        InputError: The target file cannot be read.
     """
+    if targets.is_file(text):
+        text = targets.find(text).name
     match = _FORM.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a target that engines are built for", hint=_EXAMPLES)

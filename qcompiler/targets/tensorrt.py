@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import LAYERS, NEWEST, Capability, Target
+from qcompiler.targets.base import LAYERS, MERGES, NEWEST, Capability, Target
 
 _row = partial(Capability, granularity="axis", verdict="runs", confidence="documented")
 _refused = partial(
@@ -22,6 +22,26 @@ _refused = partial(
 )
 _fp8 = partial(
     _row, format="fp8_e4m3", granularity="tensor", capabilities=(89, NEWEST), verdict="runs"
+)
+# Rule D09: a kernel is only certain for static scalar scales of both operands, so those of rows and
+# of columns stand behind the product.
+_token = partial(
+    _fp8,
+    granularity="ratio",
+    scales="token",
+    note="FP8 kernel, the scales of rows and columns behind it",
+    source="rule D09; recorded build",
+    confidence="tried",
+    verified="tensorrt-rtx 1.7.1",
+)
+_block = partial(
+    _fp8,
+    granularity="tile",
+    scales="block",
+    verdict="refused",
+    note="there is no dense kernel for FP8 blocks of 128",
+    source="rules C14, C19, K03",
+    confidence="reported",
 )
 # The work of a graph pass that both libraries have.
 _merged = partial(
@@ -42,6 +62,7 @@ TARGET = Target(
     symmetric=True,
     opset=21,
     max_opset=24,
+    prepares=MERGES,
     grouped_kernel=3,
     grouped_channels=8,
     cards=True,
@@ -98,11 +119,26 @@ TARGET = Target(
             source="rules D11, E04",
         ),
         *(
+            row(op=op, kind=kind)
+            for row in (_token, _block)
+            for op in ("Gemm", "MatMul")
+            for kind in ("dense", "merged")
+        ),
+        *(
             _fp8(
                 op=op, kind=kind, capabilities=(0, 88), verdict="refused",
                 note="FP8 needs SM 8.9", source="rule I02",
             )
             for op, kind in LAYERS
+        ),
+        *(
+            row(
+                op=op, kind=kind, capabilities=(0, 88), verdict="refused",
+                note="FP8 needs SM 8.9", source="rule I02",
+            )
+            for row in (_token, _block)
+            for op in ("Gemm", "MatMul")
+            for kind in ("dense", "merged")
         ),
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import LAYERS, NEWEST, Capability, Target
+from qcompiler.targets.base import LAYERS, MERGES, NEWEST, Capability, Target
 
 _row = partial(
     Capability,
@@ -29,6 +29,20 @@ _merged = partial(
 _fp8 = partial(
     _row, format="fp8_e4m3", granularity="tensor", capabilities=(89, NEWEST), verdict="runs"
 )
+# The scale of a row stands outside the product, and Q/DQ inside are static: one kernel finds the
+# scale, divides and rounds to FP8, the product reads FP8 twice, and one multiplies by both scales.
+_token = partial(
+    _fp8, granularity="axis", scales="token", note="FP8 kernel, the scale of a row behind it"
+)
+# The builder stops in Myelin (CHECK is_constant).  FP8 blocks of a weight alone are dequantized by
+# a kernel of their own, for a product in float; TRT_DynamicQuantize has no FP8 of 128 or of a row.
+_block = partial(
+    _fp8,
+    granularity="tile",
+    scales="block",
+    verdict="refused",
+    note="the builder refuses run-time scales beside a weight in blocks",
+)
 _TURING = (75, 75)
 
 TARGET = Target(
@@ -39,6 +53,7 @@ TARGET = Target(
     symmetric=True,
     opset=21,
     max_opset=24,
+    prepares=MERGES,
     weighs=True,
     cards=True,
     capabilities=(89,),
@@ -100,11 +115,26 @@ TARGET = Target(
         ),
         _fp8(op="Add", kind="residual", note="the skip branch, the other operand fuses"),
         *(
+            row(op=op, kind=kind)
+            for row in (_token, _block)
+            for op in ("Gemm", "MatMul")
+            for kind in ("dense", "merged")
+        ),
+        *(
             _fp8(
                 op=op, kind=kind, capabilities=(0, 88), verdict="refused",
                 note="FP8 needs SM 8.9", source="rule I02",
             )
             for op, kind in LAYERS
+        ),
+        *(
+            row(
+                op=op, kind=kind, capabilities=(0, 88), verdict="refused",
+                note="FP8 needs SM 8.9", source="rule I02",
+            )
+            for row in (_token, _block)
+            for op in ("Gemm", "MatMul")
+            for kind in ("dense", "merged")
         ),
     ),
 )  # fmt: skip

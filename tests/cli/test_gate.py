@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from models import build
 from qcompiler.engine import sidecar
 from tests.cli.conftest import Run, names
+from tests.engine import gpu
+from tests.engine.library_double import install, plan
+from tests.hand_made import model
 
 SLOWER = "gate: slower than fp16 by the estimate"
 
@@ -123,3 +127,38 @@ def test_what_cannot_work_ends_before_anything_is_written(
     assert ran.code == 2
     assert told in ran.err
     assert names(mlp.parent) == ["mlp.onnx"]
+
+
+def test_on_a_gpu_the_table_shows_what_was_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu.put(tmp_path, monkeypatch)
+    double = install(tmp_path / "double", monkeypatch, version="1.7.1.116")
+    source, made = tmp_path / "source.onnx", tmp_path / "m.onnx"
+    onnx.save(model("g (float[N,4] x) => (float[N,4] y) { [relu] y = Relu (x) }"), source)
+    made.write_bytes(source.read_bytes())
+    double.builds("m", plan(2000.0, gain=1.01, shape=(4, 4)))
+    double.builds("source", plan(1000.0, shape=(4, 4)))
+    ran = run("build", made, "--source", source)
+    assert ran.code == 1
+    lines = [line.rstrip() for line in ran.out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("gate "))
+    assert lines[start].endswith("measured, NVIDIA Stub")
+    assert lines[start + 1].endswith("2000.0 us [2000.0, 2000.0]")
+    assert lines[start + 2].endswith("1000.0 us [1000.0, 1000.0]")
+    assert "40.0 dB SQNR against its output 'y' on inputs made up, 0 allowed" in lines[-3]
+    assert lines[-3].endswith("(at x:4x4)")
+    assert lines[-1] == "gate: slower than fp16, measured"
+    ran = run("build", made, "--source", source, "--format", "json", "--overwrite")
+    assert ran.code == 1
+    assert ran.err.splitlines()[-1] == "gate: slower than fp16, measured"
+    assert ran.document()["gate"]["measured"]["ours"]["median"] == pytest.approx(2e-3, rel=1e-4)
+    # Faster, and far from it on the user's own input.
+    double.builds("m", plan(500.0, gain=1.5, shape=(4, 4)))
+    np.savez(tmp_path / "data.npz", x=np.ones((4, 4), np.float32))
+    ran = run("build", made, "--source", source, "--data", tmp_path / "data.npz", "--overwrite")
+    assert ran.code == 1
+    assert ran.out.splitlines()[-1].startswith("gate: less accurate than fp16")
+    ran = run("build", made, "--source", source, "--overwrite")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1].startswith("gate: not slower than fp16 and as accurate as")

@@ -78,6 +78,7 @@ def test_no_listing_is_left_over() -> None:
         ("tensorrt-rtx", "int8"),
         ("tensorrt-rtx", "int8+fp16"),
         ("tensorrt-rtx", "fp8+fp16"),
+        ("tensorrt-rtx", "fp8-rowwise+fp16"),
     ],
 )
 def test_tensorrt_builds_it_and_runs_every_quantized_node_as_planned(

@@ -4,11 +4,16 @@ Which classes and members a release has comes from ``tests/backends/tensorrt_api
 real bindings of that release were asked for; what is not there raises ``AttributeError``, to read
 and to set. The double is installed as a package of the wanted name and release in a folder of its
 own, and appends one JSON object a call to ``calls.jsonl`` there.
+
+An engine of it copies its inputs to its outputs, times ``gain``, and takes ``us`` microseconds on
+the clock of ``tests/backends/cuda_stub.c``; the plan says so (:func:`plan`).
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +23,7 @@ API = Path(__file__).parents[1] / "backends" / "tensorrt_api.json"
 FACTS: dict[str, dict[str, list[str]]] = json.loads(API.read_text())
 
 _SOURCE = '''
-import json, os, pathlib, signal, sys, time
+import array, ctypes, json, os, pathlib, signal, sys, time
 
 API = {api!r}
 MODE = {mode!r}
@@ -82,10 +87,11 @@ class INetworkDefinition:
 
 @real
 class OnnxParser:
-    def __init__(self, network, log): self._errors, self._log = [], log
+    def __init__(self, network, log): self._errors, self._log, self._network = [], log, network
     num_errors = property(lambda self: len(self._errors))
     def get_error(self, index): return self._errors[index]
     def parse_from_file(self, path):
+        self._network._engine = HERE / (pathlib.Path(path).stem + ".engine")
         if MODE == "crash-parse":
             die()
         if MODE == "parse":
@@ -166,7 +172,7 @@ class Builder:
         if MODE in ("none", "memory", "tactics", "silent", "locked"):
             return None
         say("VERBOSE", text("listing.txt"))
-        return IHostMemory(b"plan")
+        return IHostMemory(network._engine.read_bytes() if network._engine.exists() else b"plan")
 
 @real
 class EngineInspector:
@@ -192,11 +198,50 @@ class IRuntimeConfig(Recording):
         record(runtime_cache=cache._data.decode())
         return MODE != "no-set"
 
+class Named:
+    def __init__(self, name): self.name = name
+
+@real
+class IExecutionContext:
+    def __init__(self, says): self._says, self._at, self._shapes = says, {}, {}
+    def set_input_shape(self, name, shape):
+        record(input=name, shape=shape)
+        self._shapes[name] = shape
+        return shape == self._says["inputs"][name][1]
+    def get_tensor_shape(self, name): return self._says["outputs"][name][1]
+    def set_tensor_address(self, name, memory): self._at[name] = memory
+    def execute_async_v3(self, stream_handle):
+        if self._says.get("dies"):
+            die()
+        if self._says.get("fails"):
+            return False
+        record(ran=self._says["us"])
+        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda["stub_spend"](ctypes.c_double(self._says["us"] / 1e3))
+        for source, result in zip(self._says["inputs"], self._says["outputs"]):
+            count = self._says["count"]
+            given = array.array("f", ctypes.string_at(self._at[source], 4 * count))
+            made = array.array("f", [x * self._says["gain"] for x in given]).tobytes()
+            ctypes.memmove(self._at[result], made, len(made))
+        return True
+
 @real
 class ICudaEngine:
+    def __init__(self, says=None):
+        self._says = says or {"inputs": {}, "outputs": {}}
+        self._names = [*self._says["inputs"], *self._says["outputs"]]
     def create_engine_inspector(self): return EngineInspector()
     def create_runtime_config(self): return IRuntimeConfig()
-    def create_execution_context(self, config): return None if MODE == "no-context" else object()
+    def create_execution_context(self, config=None):
+        return None if MODE == "no-context" else IExecutionContext(self._says)
+    num_io_tensors = property(lambda self: len(self._names))
+    def get_tensor_name(self, index): return self._names[index]
+    def get_tensor_mode(self, name):
+        return Named("INPUT" if name in self._says["inputs"] else "OUTPUT")
+    def get_tensor_dtype(self, name):
+        return Named((self._says["inputs"] | self._says["outputs"])[name][0])
+    def get_tensor_location(self, name):
+        return Named("HOST" if name in self._says.get("host", ()) else "DEVICE")
 
 @real
 class Runtime(Recording):
@@ -210,7 +255,7 @@ class Runtime(Recording):
         if MODE == "no-engine":
             self._log.log(Level("ERROR"), "Serialization assertion: serialization version")
             return None
-        return ICudaEngine()
+        return ICudaEngine(json.loads(serialized_engine) if serialized_engine[:1] == b"{" else None)
 
 VALUES = {values!r}
 for _name, _members in API.items():
@@ -245,6 +290,28 @@ _INSPECTOR = {
 }
 
 
+def plan(
+    us: float,
+    *,
+    gain: float = 1.0,
+    shape: Sequence[int] = (2, 3),
+    dtype: str = "FLOAT",
+    **says: object,
+) -> bytes:
+    """A plan that the double runs: ``x`` in, ``y`` out.
+
+    Args:
+        us: Microseconds of one execution.
+        gain: ``y / x``.
+        shape: Of both.
+        dtype: Of both, as the library names it.
+        says: ``dies`` or ``fails``: when it runs; ``host``: tensors that are read on the host.
+    """
+    tensor = [dtype, list(shape)]
+    facts = {"inputs": {"x": tensor}, "outputs": {"y": tensor}, "us": us, "gain": gain}
+    return json.dumps(facts | {"count": math.prod(shape)} | says).encode()
+
+
 class Double:
     """An installed double.
 
@@ -253,7 +320,12 @@ class Double:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._calls = folder / "calls.jsonl"
+
+    def builds(self, model: str, plan: bytes) -> None:
+        """Let the builder make this plan, not ``b"plan"``, of a model whose file has this stem."""
+        (self._folder / f"{model}.engine").write_bytes(plan)
 
     @property
     def calls(self) -> list[dict[str, Any]]:

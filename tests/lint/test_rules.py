@@ -22,7 +22,7 @@ COSTS_THE_KERNEL = ["TRT010", "TRT022", "TRT023", "TRT025", "TRT026", "TRT028"]
 BASE = "TRT038"  # the rest of the model is in FP32
 FLOAT_ATTENTION = "TRT047"
 # What the recipe entails: ``int8`` leaves the rest of the model in FP32, attention included.
-ENTAILED = {r: {BASE, FLOAT_ATTENTION} for r in ("int8", "fp8")}
+ENTAILED = {r: {BASE, FLOAT_ATTENTION} for r in ("int8", "fp8", "fp8-rowwise", "fp8-block")}
 # A convolution or matrix product, and the type of its first input.
 _PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), Inputs: .*?Datatype: (\w+)")
 every_rule = pytest.mark.parametrize("code", lint.codes())

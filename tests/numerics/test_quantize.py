@@ -35,7 +35,7 @@ def model(spec: Spec, qparams: QParams, shape: tuple[int, ...]) -> onnx.ModelPro
     """``q, y = QuantizeLinear(x), DequantizeLinear(q)`` with the parameters as initializers."""
     attributes: dict[str, Any] = {}
     granularity = spec.granularity
-    if not isinstance(granularity, PerTensor):
+    if isinstance(granularity, PerAxis | PerBlock):
         attributes["axis"] = granularity.axis
     if isinstance(granularity, PerBlock):
         attributes["block_size"] = granularity.size

@@ -52,7 +52,8 @@ def test_a_target_is_complete_and_says_where_its_rows_come_from(name: str) -> No
     for row in target.rows:
         assert row.source, row
         assert row.note, row
-        assert row.granularity in ("axis", "tensor"), row
+        assert row.granularity in ("axis", "tensor", "tile", "ratio"), row
+        assert (row.scales == "block") is (row.granularity == "tile"), row
         assert (row.confidence == "tried") is bool(row.verified), row
     assert target.recipe in recipes.names()
     assert 13 <= target.opset <= target.max_opset
