@@ -74,6 +74,14 @@ TARGET = Target(
         _float(op="ConvTranspose", kind="dense", note="never runs in INT8"),
         _float(op="ConvTranspose", kind="grouped", note="never runs in INT8"),
         _float(op="ConvTranspose", kind="depthwise", note="never runs in INT8"),
+        *(
+            _row(
+                op=op, kind=kind, granularity="axis", verdict="refused", base=("float32",),
+                capabilities=_TURING, note="SM 7.5 has no FP32 product, quantized or not",
+            )
+            for op in ("Gemm", "MatMul")
+            for kind in ("dense", "merged")
+        ),
         _row(op="Gemm", kind="dense", granularity="axis", verdict="runs", note="INT8 kernel"),
         _row(op="MatMul", kind="dense", granularity="axis", verdict="runs", note="INT8 kernel"),
         _merged(op="Gemm"),
@@ -84,8 +92,8 @@ TARGET = Target(
             note="one INT8 kernel",
         ),
         _row(
-            op="Add", kind="residual", granularity="tensor", verdict="runs",
-            note="the skip branch, the other operand fuses",
+            op="Add", kind="residual", granularity="tensor", verdict="float",
+            note="the convolution that the Add fuses into reads the skip in 16 bits",
         ),
         _fp8(op="Conv", kind="dense", note="FP8 kernel that writes FP16"),
         _fp8(
