@@ -15,6 +15,7 @@ cache) are made up as the compiler does it, and 32 samples are used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -117,12 +118,13 @@ def defaults(model: str, data: str, out: str) -> dict[str, Any]:
 
     graph = load(model)
     graph.infer()
-    samples = (dict(feed) for feed in open_data(data, input_specs(graph), limit=32))
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = str(Path(folder, "prepared.onnx"))
-        quant_pre_process(model, prepared)
-        quantization.quantize_static(prepared, out, _reader(samples))
-    return {"bytes": Path(out).stat().st_size}
+    samples = (dict(feed) for feed in open_data(Path(data).resolve(), input_specs(graph), limit=32))
+    source, made = Path(model).resolve(), Path(out).resolve()
+    # It leaves external data of some models in the current folder.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        quant_pre_process(str(source), "prepared.onnx")
+        quantization.quantize_static("prepared.onnx", str(made), _reader(samples))
+    return {"bytes": made.stat().st_size}
 
 
 def main(verb: str, *rest: str) -> dict[str, Any]:

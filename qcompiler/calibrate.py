@@ -379,9 +379,8 @@ class _Probe:
 
     def _group_size(self, bare: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """How many samples run together: few if they are large, one if the model mixes them."""
-        binned = [n for n in self._tensors if n not in self._watched]
-        if not follows_batch(bare, shapes, binned):
+        if not follows_batch(bare, shapes, self._tensors):
             return 1
         known = infer_shapes(bare, shapes)
-        elements = sum(math.prod(known[n]) for n in binned if n in known)
+        elements = sum(math.prod(known[n]) for n in self._tensors if n in known)
         return max(1, min(_GROUP, _GROUP_ELEMENTS // max(elements, 1)))

@@ -316,7 +316,7 @@ it reads and writes."""
 
 
 def _stashes(graph: Graph, node: Node) -> bool:
-    """Whether an operator takes its sums in float32, by its attribute or the attribute's default."""
+    """Whether an operator takes its sums in float32, by attribute or its default."""
     attributes = onnx.defs.get_schema(node.op, graph.opset, "").attributes
     if "stash_type" not in attributes:
         return False

@@ -31,7 +31,9 @@ def runnable(graph: Graph) -> Iterator[ModelProto | Path]:
 
 
 @contextmanager
-def judged(graph: Graph, base: str, narrow: Collection[str] = ()) -> Iterator[ModelProto | Path | None]:
+def judged(
+    graph: Graph, base: str, narrow: Collection[str] = ()
+) -> Iterator[ModelProto | Path | None]:
     """What the accuracy of a finished graph is measured on.
 
     Of a 16-bit graph that is float32 arithmetic with every result rounded

@@ -211,9 +211,7 @@ def test_a_recipe_says_it_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["attention", "branch_if", "decoder_kv", "residual", "resnet20"])
 @pytest.mark.parametrize("recipe", ["bf16", "int8+bf16"])
-def test_bfloat16_builds_for_ada_and_not_for_turing(
-    name: str, recipe: str, tmp_path: Path
-) -> None:
+def test_bfloat16_builds_for_ada_and_not_for_turing(name: str, recipe: str, tmp_path: Path) -> None:
     options = Options(force=True)
     result = driver.compile(build.load(name), recipe=recipe, options=options)
     path = tmp_path / "model.onnx"

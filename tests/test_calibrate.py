@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from qcompiler import calibrate
-from qcompiler.calibrate import HELD_OUT, Sample, Split, Statistics, collect
+from qcompiler.calibrate import BINNED, HELD_OUT, Example, Sample, Split, Statistics, collect
 from qcompiler.errors import InputError
 from qcompiler.observers.histogram import Histogram
-from tests.hand_made import f32, model
+from tests.hand_made import f32, model, normal
 
 TWO = model("g (float[N,4] x) => (float[N,4] y) { y = Neg (x) }")
 F32 = np.dtype(np.float32)
@@ -206,3 +206,43 @@ def test_a_fixed_batch_is_seen_whole() -> None:
     assert count == 1
     assert found["x"].count == 256
     assert (found["x"].minimum, found["x"].maximum) == (0, 255)
+
+
+def test_a_watched_tensor_gives_its_extremes_alone() -> None:
+    """No values are binned, and what another tensor's histogram is does not change."""
+    source = model("g (float[1,64] x) => (float[1,64] y) { h = Relu (x) y = Exp (h) }")
+    samples = [{"x": normal(str(i), (1, 64))} for i in range(20)]
+    tensors = {"h": np.dtype(np.float32), "y": np.dtype(np.float32)}
+    alone, _ = collect(source, {"h": np.dtype(np.float32)}, Split(samples))
+    both, count = collect(source, tensors, Split(samples), watched=["y"])
+    assert both["h"] == alone["h"]
+    split = Split(samples)
+    values = np.exp(np.maximum([s.feeds["x"] for s in split], 0))
+    assert count == len(values)
+    assert (both["y"].count, both["y"].nonfinite) == (0, 0)
+    assert both["y"].minimum == pytest.approx(values.min(), rel=1e-6)
+    assert both["y"].maximum == pytest.approx(values.max(), rel=1e-6)
+
+
+def test_what_is_only_watched_is_run_for_a_share_of_the_samples() -> None:
+    """Of 1,000 samples about 64 are drawn by their hashes; the others cost nothing."""
+    source = model("g (float[1,4] x) => (float[1,4] y) { y = Exp (x) }")
+    samples = [{"x": normal(str(i), (1, 4))} for i in range(1000)]
+    split = Split(samples)
+    found, count = collect(source, {"y": np.dtype(np.float32)}, split, expected=1000, watched=["y"])
+    drawn = [s.feeds["x"] for s in Split(samples) if s.drawn(BINNED / 1000)]
+    assert count == 1000 - len(split.held_out)
+    assert 32 < len(drawn) < 128
+    assert found["y"].maximum == pytest.approx(float(np.exp(np.max(drawn))), rel=1e-6)
+
+
+def test_the_example_does_not_depend_on_the_order() -> None:
+    samples = [Sample.of({"x": normal(str(i), (1, 4))}) for i in range(20)]
+    kept = []
+    for order in (samples, samples[::-1]):
+        example = Example(order)
+        assert list(example) == order
+        kept.append(example.feeds)
+    assert kept[0] is not None
+    assert kept[0] is kept[1]
+    assert Example([]).feeds is None

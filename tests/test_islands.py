@@ -16,6 +16,7 @@ from qcompiler.observers.histogram import Histogram
 from tests import hand_made
 from tests.contract.running import session
 
+
 def _islands(text: str, x: NDArray[Any], low: Narrow = FLOAT16) -> dict[str, str]:
     """Run a graph of one input, look at all that is watched, decide."""
     graph = hand_made.graph(text)
@@ -101,7 +102,7 @@ def test_by_what_the_operator_accumulates(op: str, value: float, reason: str) ->
 
 
 def test_more_terms_than_a_sum_can_tell_apart() -> None:
-    """1 + 1 + ... stops at 2048 in float16, at 256 in bfloat16; a norm that says float32 is fine."""
+    """1 + 1 + ... stops at 2048 in float16, at 256 in bfloat16; norms may say float32."""
     for op in ("Softmax (x)", "ReduceMean (x, last)"):
         text = f"g (float[1,N] x) => (float[1,M] y) <int64[1] last = {{-1}}> {{ y = {op} }}"
         for low, most in ((FLOAT16, 2048), (BFLOAT16, 256)):

@@ -1,4 +1,4 @@
-"""A 16-bit graph as float32 arithmetic: rounded where a GPU rounds, and where ONNX Runtime does not."""
+"""A 16-bit graph as float32 arithmetic: rounded where a GPU rounds."""
 
 from __future__ import annotations
 

@@ -257,14 +257,15 @@ class _Asked:
         """Behind an Add of two computed tensors."""
         pairs = [r.dequantizer(self.graph, t) for t in computed]
         convs = [self._convolution(t) for t in computed]
-        fused = next((c for c in convs if c is not None), None)
+        place = next((i for i, c in enumerate(convs) if c is not None), None)
+        fused = None if place is None else convs[place]
         if self.tried and fused is not None and self._adds(fused):
             return self._seen(OWN, fused, "the convolution adds the skip and writes a float")
-        if self.tried or fused is None:
+        if self.tried or fused is None or place is None:
             return self._seen(FOLDED, node, "a pointwise kernel takes it along")
         if all(pair is not None for pair in pairs):
             return Fate(FOLDED, label(node), "Add between DQ and Q", "rule E03")
-        skip = pairs[1 - convs.index(fused)]
+        skip = pairs[1 - place]
         if skip is None:
             why = "the skip is a float, so the convolution with its Add writes a float"
             return Fate(OWN, label(fused), why, "rule E04")

@@ -75,8 +75,10 @@ def test_no_listing_is_left_over() -> None:
         ("tensorrt", "int8"),
         ("tensorrt", "int8+fp16"),
         ("tensorrt", "fp16"),
+        ("tensorrt", "bf16"),
         ("tensorrt-rtx", "int8"),
         ("tensorrt-rtx", "int8+fp16"),
+        ("tensorrt-rtx", "int8+bf16"),
         ("tensorrt-rtx", "fp8+fp16"),
         ("tensorrt-rtx", "fp8-rowwise+fp16"),
     ],
@@ -122,7 +124,8 @@ def test_every_recipe_compiles_every_model_for_every_target(
     assert findings(graph) == []
     for output in result.report.outputs:
         assert output.sqnr_db >= floor(result), output
-        if not recipe.startswith("fp8"):  # its optimizer knows FP8 badly; the report warns
+        # Its optimizer knows FP8 badly, and the report warns; bfloat16 it does not run.
+        if not recipe.startswith("fp8") and "bf16" not in recipe:
             assert output.sqnr_db_optimized is not None, output
 
 

@@ -208,7 +208,7 @@ RESIDUAL = """g (float[1, 32, 8, 8] x) => (float[1, 32, 8, 8] y) {{
     xd = DequantizeLinear(xq, s, z)
     wd = DequantizeLinear(w, ws, z)
     c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(xd, wd)
-    a = Add(c, {skip})
+    a = Add({operands})
     r = Relu(a)
     rq = QuantizeLinear(r, s, z)
     rd = DequantizeLinear(rq, s, z)
@@ -216,9 +216,12 @@ RESIDUAL = """g (float[1, 32, 8, 8] x) => (float[1, 32, 8, 8] y) {{
 }}"""
 
 
-@pytest.mark.parametrize(("skip", "fate"), [("xd", "folded"), ("x", "own")])
-def test_q_behind_a_residual(skip: str, fate: str) -> None:
-    proto = _named(_graph(RESIDUAL.format(skip=skip), w=_codes(32, 32, 3, 3)))
+@pytest.mark.parametrize(
+    ("operands", "fate"),
+    [("c, xd", "folded"), ("xd, c", "folded"), ("c, x", "own"), ("x, c", "own")],
+)
+def test_q_behind_a_residual(operands: str, fate: str) -> None:
+    proto = _named(_graph(RESIDUAL.format(operands=operands), w=_codes(32, 32, 3, 3)))
     found = _quantizer(predict(proto, FULL), "rq")
     assert (found.fate, found.producer, found.source) == (fate, "c", "rule E04")
 

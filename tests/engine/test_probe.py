@@ -174,6 +174,13 @@ def test_in_which_type_a_skip_is_read(layers: list[Layer], precision: str) -> No
     assert skip_precision(layers, "join") == precision
 
 
+def test_a_product_that_becomes_three_kernels_runs_all_the_same() -> None:
+    """SM 12.0 gives query, key and value a kernel each, with a third of the weight."""
+    found = _table(probe("tensorrt-rtx:sm120", "Gemm"))
+    assert found["merged", "fp8_e4m3", "float16"] == "runs"
+    assert found["merged", "int8", "float16"] == "runs"
+
+
 def test_a_row_that_loses_is_not_acquitted_without_a_gpu() -> None:
     found = _table(probe(RTX.name, "Conv"))
     assert found["dense", "int8", "float16"] == "runs"
