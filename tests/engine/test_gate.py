@@ -16,6 +16,7 @@ from qcompiler.engine import baseline, gate, gpus, sidecar
 from qcompiler.engine.build import BuildOptions, build
 from qcompiler.engine.gpus import Gpu
 from qcompiler.engine.listing import Layer, Memory, Tensor
+from qcompiler.engine.measured import TOLERANCE
 from qcompiler.engine.report import EngineReport, LinearNode
 from qcompiler.engine.shapes import Shapes
 from qcompiler.engine.sidecar import Sidecar
@@ -127,7 +128,7 @@ def test_two_percent_above_fp16_are_tolerated(count: int, verdict: str) -> None:
         return (_layer("k", dtype="Int8", count=elements),), _report(moved=2 * elements)
 
     found = gate.judge(engine(count), engine(1000), CARD)
-    assert (found.verdict, gate.TOLERANCE) == (verdict, 0.02)
+    assert (found.verdict, TOLERANCE) == (verdict, 0.02)
     assert found.estimate is not None
     assert found.estimate.ours == pytest.approx(2 * count * NS)
     assert found.estimate.fp16 == pytest.approx(2000 * NS)
