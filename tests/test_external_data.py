@@ -39,17 +39,17 @@ def _codes(proto: ModelProto) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["mlp", "conv_bn_relu", "decoder_kv"])
 def test_weights_beside_the_model_give_the_same_codes(name: str, tmp_path: Path) -> None:
     source = _external(build.load(name), tmp_path / "in")
-    result = driver.compile(source)
+    result = driver.compile(source, recipe="int8")
     report = result.save(tmp_path / "out.onnx")
     files = sorted(p.name for p in tmp_path.iterdir())
     assert files == ["in", "out.onnx", "out.onnx.data"]
     written = onnx.load(tmp_path / "out.onnx")
-    assert _codes(written) == _codes(compiled(name).model())
+    assert _codes(written) == _codes(compiled(name, recipe="int8").model())
     assert report.bytes_after == sum(
         (tmp_path / f).stat().st_size for f in ("out.onnx", "out.onnx.data")
     )
     assert report.bytes_before == sum(p.stat().st_size for p in source.parent.iterdir())
-    assert report.outputs == compiled(name).report.outputs
+    assert report.outputs == compiled(name, recipe="int8").report.outputs
 
 
 def test_a_large_model_is_written_with_its_weights_beside_it(

@@ -72,7 +72,7 @@ def test_python_example_runs(tmp_path: Path) -> None:
     (tmp_path / "models").symlink_to(ROOT / "models")
     (example,) = _blocks("python")
     assert _run(["-c", example], tmp_path).splitlines()[0].startswith("0.99")
-    assert (tmp_path / "resnet20.int8.onnx").stat().st_size > 0
+    assert (tmp_path / "resnet20.quantized.onnx").stat().st_size > 0
 
 
 def test_readme_mentions_every_verb(tmp_path: Path) -> None:

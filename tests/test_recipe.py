@@ -56,7 +56,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, told: str) -
     with pytest.raises(InputError, match=f"not a valid recipe: .*{told}") as caught:
         recipes.find(name)
     assert caught.value.where == name
-    keys = "name, quantize, format, scales, base, io, range, search_weights, rule"
+    keys = "name, quantize, format, scales, base, io, heads, range, search_weights, rule"
     assert keys in caught.value.hint
 
 

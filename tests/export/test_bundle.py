@@ -40,7 +40,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantized")
     with np.load(DATA) as data:
         few = {name: values[:8] for name, values in data.items()}
-    result = qcompiler.compile(FLOAT, data=few)
+    result = qcompiler.compile(FLOAT, data=few, recipe="int8")
     result.save(folder / "net.onnx")
     products.save(result.plan, folder / "plan.json")
     plan = folder / "net.plan"

@@ -106,7 +106,7 @@ def test_query_key_and_value_keep_their_scales(projections: str) -> None:
 def test_attention_is_recognized_in_the_models() -> None:
     """Both passes leave the pattern that placement and the compiler look for."""
     for name in ("attention", "decoder_kv"):
-        made, _ = prepare(build.load(name), targets.find("tensorrt-rtx:sm89"))
+        made, _ = prepare(build.load(name), targets.find("onnxruntime"))
         before = len(list(attentions(made)))
         steps = MERGE.run(made)
         assert steps[0].rewrites == 2
