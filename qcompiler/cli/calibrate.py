@@ -50,8 +50,11 @@ def calibrate(
     points = work.scan(graph)
     statistics = work.calibrate(graph, points, data)
     statistics.save(output)
+    binned = sum(h.count > 0 for h in statistics.histograms.values())
+    watched = len(statistics.histograms) - binned
     Console(highlight=False).print(
-        f"{output}: {len(statistics.histograms)} tensors, {statistics.samples} samples, "
+        f"{output}: {binned} tensors, {statistics.samples} samples, "
         f"{len(work.held_out)} held out, from {statistics.source}"
+        + (f"; extremes of {watched} more" if watched else "")
     )
     return 0
