@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,10 @@ from qcompiler.backends import onnxruntime as ort
 from qcompiler.calibrate import Example, Split, Statistics, collect
 from qcompiler.compare import compare, outputs_of
 from qcompiler.data.dataset import Dataset
-from qcompiler.data.open import ImageOptions, open_data
+from qcompiler.data.open import open_data
 from qcompiler.data.spec import InputSpec
 from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
-from qcompiler.emit import emit
-from qcompiler.engine.shapes import Shapes
 from qcompiler.engine.weigh import weighed
 from qcompiler.errors import UnsupportedError, UsageError
 from qcompiler.evaluate import Evaluation
@@ -40,89 +37,22 @@ from qcompiler.islands import watched
 from qcompiler.load import load
 from qcompiler.narrow import NARROW
 from qcompiler.noise import needed
+from qcompiler.options import Options
 from qcompiler.pipeline import Step
-from qcompiler.plan import Io, Points, QuantPlan, require_digest
+from qcompiler.plan import Points, QuantPlan, require_digest
 from qcompiler.prepare import prepare_graph
-from qcompiler.progress import Journal, Progress, Silent
+from qcompiler.progress import Journal
 from qcompiler.recipe import Recipe, interface, require_base
 from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
+from qcompiler.result import Result
 from qcompiler.running import fed, judged, obstacle, runnable
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
 
+__all__ = ["Compilation", "Data", "Options", "Result", "Source", "compile"]
+
 Source = str | Path | bytes | ModelProto
 Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What rarely needs to be said.
-
-    Attributes:
-        exclude: Globs over node names that stay in float.
-        images: How a folder of images becomes inputs.
-        custom_ops: Libraries with custom operators for ONNX Runtime.
-        seed: Of the synthetic data.
-        force: Quantize what can be, whether it pays on the target or not.
-        io: Element type of the float inputs and outputs of the result: ``keep``, ``float16`` or
-            ``float32``; None for what the recipe says.
-        shapes: Of dynamic inputs, where engines are compared.
-        gpu: Card that times are estimated for; None for one of the target's.
-        points: Scan nothing and take these.
-        statistics: Calibrate nothing and take these.
-        plan: Decide nothing and do this.
-        progress: Told what happens.
-    """
-
-    exclude: Sequence[str] = ()
-    images: ImageOptions = ImageOptions()  # noqa: RUF009  (frozen)
-    custom_ops: Sequence[Path] = ()
-    seed: int = 0
-    force: bool = False
-    io: Io | None = None
-    shapes: Shapes = Shapes()  # noqa: RUF009  (frozen)
-    gpu: str | None = None
-    points: Points | None = None
-    statistics: Statistics | None = None
-    plan: QuantPlan | None = None
-    progress: Progress = field(default_factory=Silent)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A compiled model and everything that led to it.
-
-    Attributes:
-        graph: The quantized graph.
-        points: What scan proposed.
-        statistics: What calibration saw; None when a plan was given.
-        plan: What was done, tensor by tensor, and why.
-        report: Figures.
-    """
-
-    graph: Graph
-    points: Points
-    statistics: Statistics | None
-    plan: QuantPlan
-    report: Report
-
-    def save(self, path: str | Path) -> Report:
-        """Write the model atomically; a large one with ``<path>.data`` beside it.
-
-        Returns:
-            The report with the output's name and the sizes of the files.
-
-        Raises:
-            InputError: The folder cannot be written.
-        """
-        files = emit(self.graph, Path(path))
-        return msgspec.structs.replace(
-            self.report, output=str(path), bytes_after=sum(f.stat().st_size for f in files)
-        )
-
-    def model(self) -> ModelProto:
-        """The compiled model as a proto."""
-        return self.graph.proto()
 
 
 def compile(  # noqa: A001  (the verb of the tool)

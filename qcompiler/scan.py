@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,12 +31,11 @@ from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.groups import shared_scales
 from qcompiler.plan import Point, Points, Slot, Storage
 from qcompiler.recipe import Recipe
+from qcompiler.residual import skips
 from qcompiler.targets.base import Layer, Target
 
 _RESIDUAL = Layer("Add", "residual", 0, 0)
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-# An Add's result reaches the next convolution through these without leaving the fused kernel.
-_EPILOGUE = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Add"})
 
 
 def scan(
@@ -60,7 +59,8 @@ def scan(
             found.skipped[label(node)] = reason
     _propose_attentions(graph, recipe, target, found)
     if target.allows(_RESIDUAL, recipe.rows, recipe.format, recipe.scales).ok:
-        _propose_skips(graph, found)
+        for tensor, slot in skips(graph, found.nodes):
+            found.activations.setdefault(tensor, []).append(slot)
     found.activations = _in_graph_order(graph, found.activations)
     groups = shared_scales(graph, list(found.activations))
     activation = (
@@ -302,81 +302,6 @@ def _projections(graph: Graph, node: Node) -> tuple[str, ...]:
             elif not (ops.is_standard(user) and user.op in ("Shape", "Size")):
                 return ()
     return tuple(sorted(set(found)))
-
-
-# ---------------------------------------------------------------------- residual Add
-
-
-def _propose_skips(graph: Graph, found: _Found) -> None:
-    for node in graph.nodes:
-        if not (ops.is_standard(node) and node.op == "Add") or not _is_residual(graph, node, found):
-            continue
-        index = _skip_index(graph, node, found)
-        if index is not None:
-            skip = node.inputs[index]
-            found.activations.setdefault(skip.name, []).append(Slot(label(node), index, "skip"))
-
-
-def _is_residual(graph: Graph, node: Node, found: _Found) -> bool:
-    """Whether an Add joins two computed tensors of one shape on the way to a quantized operator."""
-    a, b = node.inputs
-    if graph.is_constant(a) or graph.is_constant(b) or a is b:
-        return False
-    if a.shape is None or b.shape is None or list(a.shape) != list(b.shape):
-        return False
-    return _reaches_quantized(graph, node.outputs[0], found, depth=6)
-
-
-def _reaches_quantized(graph: Graph, tensor: Tensor, found: _Found, depth: int) -> bool:
-    if depth == 0:
-        return False
-    for user, _ in graph.users(tensor):
-        if label(user) in found.nodes:
-            return True
-        passes = ops.is_standard(user) and (user.op in _EPILOGUE or ops.moves_data(user))
-        if passes and _reaches_quantized(graph, user.outputs[0], found, depth - 1):
-            return True
-    return False
-
-
-def _skip_index(graph: Graph, node: Node, found: _Found) -> int | None:
-    """Which operand is the skip: the one that is not the convolution the Add fuses into.
-
-    If both are convolutions the longer branch fuses (rule E05).
-    """
-    convs = [i for i in (0, 1) if _is_fusible_conv(graph, node.inputs[i], found)]
-    if len(convs) == 2:
-        lengths = _branch_lengths(graph, node)
-        return 0 if lengths[1] >= lengths[0] else 1
-    return 1 - convs[0] if convs else None
-
-
-def _is_fusible_conv(graph: Graph, tensor: Tensor, found: _Found) -> bool:
-    producer = graph.producer(tensor)
-    return (
-        producer is not None
-        and producer.op in ("Conv", "ConvTranspose")
-        and label(producer) in found.nodes
-        and graph.sole_user(tensor) is not None
-    )
-
-
-def _branch_lengths(graph: Graph, node: Node) -> tuple[int, int]:
-    """Steps from each operand of an Add back to where the branches part."""
-    chains = [[id(t) for t in _upstream(graph, operand)] for operand in node.inputs]
-    common = next((t for t in chains[0] if t in chains[1]), None)
-    if common is None:
-        return len(chains[0]), len(chains[1])
-    return chains[0].index(common), chains[1].index(common)
-
-
-def _upstream(graph: Graph, tensor: Tensor, limit: int = 64) -> Iterator[Tensor]:
-    for _ in range(limit):
-        yield tensor
-        producer = graph.producer(tensor)
-        if producer is None or not producer.inputs:
-            return
-        tensor = producer.inputs[0]
 
 
 def _dtype(graph: Graph, name: str) -> str:

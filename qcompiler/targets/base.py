@@ -133,8 +133,8 @@ class Verdict:
 
 
 # Projections that read one tensor become one product, and their heads are split where the compiler
-# leaves the Split in place: 12 to 40 % fewer kernels (recorded builds, tensorrt-rtx 1.7.1).  A scale
-# in front of them has one reader now, into which it folds.
+# leaves the Split in place: 12 to 40 % fewer kernels (recorded builds, tensorrt-rtx 1.7.1).  A
+# scale in front of them has one reader now, into which it folds.
 MERGES = ("merge-siblings", "split-heads", "fold-scales")
 
 

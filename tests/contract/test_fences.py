@@ -51,6 +51,7 @@ LAYERS = (
         "taps",
         "run_time",
         "scan",
+        "residual",
         "decide",
         "report",
         "lint",
@@ -62,6 +63,7 @@ LAYERS = (
     },
     {"engine"},
     {"migrate", "export"},
+    {"options", "result"},
     {"driver"},
     {"cli", "__main__"},
 )
