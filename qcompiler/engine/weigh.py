@@ -10,7 +10,7 @@ ways and the listings are compared, kernel by kernel, by the roofline estimate o
 
 What does not gain is left in float, the rest is compiled again, and so on while that helps; the
 fastest engine seen wins, that without any quantization included.  So the answer is never slower
-than float, by the same estimate that judges the finished engine.
+than float, by the estimate that judges the finished engine and a little for each launch.
 
 Where the library is not installed, or the model is too large to be compiled several times, or is
 refused, convolutions are judged by the roofline alone (:mod:`qcompiler.engine.by_hand`).

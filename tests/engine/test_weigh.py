@@ -97,7 +97,7 @@ def test_the_answer_is_never_slower_than_float_by_the_estimate() -> None:
     best = work.run(_weighed(made))
     assert best.seconds < none.seconds
     assert best.seconds <= work.run(proposed).seconds
-    # Every kernel has its owner: the shares make up the whole.
+    # Every kernel has its owner: the shares make up the whole, launches included.
     assert math.isclose(sum(best.by_node.values()), best.seconds, rel_tol=1e-9)
 
 
