@@ -29,8 +29,8 @@ from qcompiler.plan import Decision, Points, QuantPlan
 from qcompiler.recipe import Recipe
 
 LAUNCH = 0.25e-6
-"""Seconds that a kernel costs by being one, as a node of a CUDA graph: less than what is measured, so
-that it decides only where the rooflines are close."""
+"""Seconds that a kernel costs by being one, as a node of a CUDA graph: less than what is measured,
+so that it decides only where the rooflines are close."""
 
 
 @dataclass(frozen=True)
