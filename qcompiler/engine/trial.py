@@ -28,7 +28,7 @@ from qcompiler.pipeline import Pipeline
 from qcompiler.plan import Decision, Points, QuantPlan
 from qcompiler.recipe import Recipe
 
-LAUNCH = 0.25e-6
+LAUNCH = 0.2e-6
 """Seconds that a kernel costs by being one, as a node of a CUDA graph: less than what is measured,
 so that it decides only where the rooflines are close."""
 
