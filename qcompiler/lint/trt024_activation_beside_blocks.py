@@ -7,7 +7,8 @@ What
 Why
     A block scale belongs to a part of the sum over K and cannot be applied after it. The
     compiler was seen to flatten the scales and to multiply them onto the result, which is
-    another function; as Gemm with transB, or with FP8, it refuses the model.
+    another function. As Gemm with transB, or with one operand in FP8, it refuses the model
+    (TRT065).
 
 Example::
 
@@ -28,6 +29,7 @@ from collections.abc import Iterable
 from qcompiler.graph import Graph, label
 from qcompiler.lint import reading as r
 from qcompiler.lint.base import SEEN, Fault, LintTarget, Rule
+from qcompiler.lint.trt065_refused_blocks import is_refused
 
 
 def check(graph: Graph, _: LintTarget) -> Iterable[Fault]:
@@ -36,7 +38,7 @@ def check(graph: Graph, _: LintTarget) -> Iterable[Fault]:
         data, weight = r.operands(graph, node)
         if node.op not in ("Gemm", "MatMul") or data is None or weight is None:
             continue
-        if r.storage(weight) == r.FP4:
+        if r.storage(weight) == r.FP4 or is_refused(graph, node, data, weight):
             continue
         scale = r.scales(graph, weight)
         several = scale is not None and scale.size > 1
