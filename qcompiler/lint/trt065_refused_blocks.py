@@ -1,8 +1,8 @@
 """A weight in blocks beside an activation that no kernel takes with it.
 
 What
-    MatMul or Gemm whose weight has block scales and whose activation comes from Q/DQ, if Gemm has
-    transB = 1, or if only one of the two is FP8.
+    MatMul or Gemm whose weight has block scales and whose activation comes from Q/DQ, if only one
+    of the two is FP8, or if Gemm has transB = 1 and the weight is INT4 or FP8 (INT8: TRT037).
 
 Why
     The builder flattens the scales of the blocks and multiplies them onto the result (TRT024 says
@@ -11,8 +11,8 @@ Why
 
 Example::
 
-    w8 = DequantizeLinear<axis = 1, block_size = 32>(w_int8, ws)
-    y = Gemm<transB = 1>(DequantizeLinear(x_int8), w8)
+    w = DequantizeLinear<axis = 1, block_size = 32>(w_int4, ws)
+    y = Gemm<transB = 1>(DequantizeLinear(x_int8), w)
 
 Instead
     Leave the activation in FP16 (weight-only), or give the weight one scale per output channel
@@ -48,7 +48,8 @@ def is_refused(graph: Graph, node: Node, data: Node, weight: Node) -> bool:
     if scale is None or scale.size < 2 or scale.ndim < 2 or r.FP4 in stored:
         return False
     mixed = (stored[0] == r.FP8) != (stored[1] == r.FP8)
-    return mixed or (node.op == "Gemm" and bool(node.attrs.get("transB", 0)))
+    transposed = node.op == "Gemm" and bool(node.attrs.get("transB", 0))
+    return mixed or (transposed and stored[1] != "int8")
 
 
 RULE = Rule(

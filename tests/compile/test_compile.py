@@ -70,32 +70,33 @@ def test_no_listing_is_left_over() -> None:
 
 @every_model
 @pytest.mark.parametrize(
-    ("target", "recipe"),
+    ("target", "recipe", "capabilities"),
     [
-        ("tensorrt", "int8"),
-        ("tensorrt", "int8+fp16"),
-        ("tensorrt", "fp16"),
-        ("tensorrt", "bf16"),
-        ("tensorrt-rtx", "int8"),
-        ("tensorrt-rtx", "int8+fp16"),
-        ("tensorrt-rtx", "int8+bf16"),
-        ("tensorrt-rtx", "fp8+fp16"),
-        ("tensorrt-rtx", "fp8-rowwise+fp16"),
+        ("tensorrt", "int8", "SM89"),
+        ("tensorrt", "int8+fp16", "SM86 SM89 SM120"),
+        ("tensorrt", "fp16", "SM89"),
+        ("tensorrt", "bf16", "SM89"),
+        ("tensorrt-rtx", "int8", "SM89"),
+        ("tensorrt-rtx", "int8+fp16", "SM86 SM89 SM120"),
+        ("tensorrt-rtx", "int8+bf16", "SM89"),
+        ("tensorrt-rtx", "fp8+fp16", "SM89 SM120"),
+        ("tensorrt-rtx", "fp8-rowwise+fp16", "SM89 SM120"),
     ],
 )
 def test_tensorrt_builds_it_and_runs_every_quantized_node_as_planned(
-    name: str, target: str, recipe: str, tmp_path: Path
+    name: str, target: str, recipe: str, capabilities: str, tmp_path: Path
 ) -> None:
     result = compiled(name, target, recipe, force=True)
     result.save(tmp_path / "model.onnx")
-    verdict = tensorrt.build(
-        tmp_path / "model.onnx", capability="SM89", shapes=SHAPES.get(name), keep_log=True
-    )
-    assert (verdict.errors, verdict.stage, verdict.accepted) == ((), "built", True)
     stored = "FP8" if recipe.startswith("fp8") else "Int8"
     already = {"/conv1/Conv", "/conv2/Conv"} if name == "int8_already" else set()
     linear = {label(n) for n in result.graph.nodes if ops.is_weighted(n)} - already
-    assert low_nodes(verdict.log, stored) & linear == result.plan.quantized_nodes()
+    for capability in capabilities.split():
+        verdict = tensorrt.build(
+            tmp_path / "model.onnx", capability=capability, shapes=SHAPES.get(name), keep_log=True
+        )
+        assert (verdict.errors, verdict.stage, verdict.accepted) == ((), "built", True)
+        assert low_nodes(verdict.log, stored) & linear == result.plan.quantized_nodes(), capability
 
 
 def low_nodes(log: str, stored: str) -> set[str]:
