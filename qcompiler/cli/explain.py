@@ -90,8 +90,8 @@ def _target(name: str) -> str:
     target = targets.find(name)
     module = importlib.import_module(f"qcompiler.targets.{target.family.replace('-', '_')}")
     rows = [
-        f"  {r.op:<14}{r.kind:<10}{r.format:<6}{'per ' + r.granularity:<12}{r.verdict:<9}"
-        f"{_where(r):<22}{r.note}  [{r.source}; {r.verified or r.confidence}]"
+        f"  {r.op:<14}{r.kind:<10}{r.format:<10}{_scales(r):<24}{r.verdict:<9}"
+        f"{_where(r):<30}{r.note}  [{r.source}; {r.verified or r.confidence}]"
         for r in target.rows
     ]
     rows.append("  anything else is unknown, and stays in float")
@@ -103,5 +103,21 @@ def _where(row: Capability) -> str:
     """Base types, releases and compute capabilities that a row is limited to."""
     base = "" if len(row.base) > 1 else f"{row.base[0]} base"
     releases = " to ".join(row.versions)
-    cards = "-".join(f"sm{c}" for c in dict.fromkeys(row.capabilities))
-    return ", ".join(part for part in (base, releases, cards) if part)
+    return ", ".join(part for part in (base, releases, _cards(row)) if part)
+
+
+def _cards(row: Capability) -> str:
+    from qcompiler.targets.base import NEWEST
+
+    if not row.capabilities:
+        return ""
+    least, most = row.capabilities
+    if most == NEWEST:
+        return f"sm{least} and newer"
+    return f"sm{most}" if least == most else f"up to sm{most}"
+
+
+def _scales(row: Capability) -> str:
+    """Granularity of the weight's scales, and of the activation's if it is not the tensor."""
+    run_time = "" if row.scales == "tensor" else f", per {row.scales} at run time"
+    return f"per {row.granularity}{run_time}"

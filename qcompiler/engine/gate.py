@@ -33,8 +33,8 @@ from qcompiler.engine.measured import TOLERANCE, Measured, Timed
 from qcompiler.engine.report import EngineReport, LinearNode
 
 HINT = (
-    "--no-gate accepts it; compiling with a 16-bit base (--recipe int8+fp16, or fp16 alone) and "
-    "--target tensorrt-rtx may help"
+    "--no-gate accepts it; --target tensorrt-rtx without --force leaves in FP16 what is not faster "
+    "in low precision"
 )
 Engine = tuple[Sequence[Layer], EngineReport]
 """A layer listing and the report on it."""
