@@ -83,7 +83,7 @@ def _exact(old: np.dtype[Any] | None, new: np.dtype[Any] | None) -> bool:
         return False
     if old.name in _WIDER:
         return new.name in _WIDER[old.name]
-    if old.kind not in "bui" or old.itemsize == 0:
+    if old.kind not in "uib" or old.itemsize == 0:
         return False
     if old.kind == "b":
         return new.name in _BITS or new.kind in "ui"
