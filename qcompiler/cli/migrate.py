@@ -188,7 +188,9 @@ def _cache(
     output = output or model.with_name(f"{model.stem}.stats.npz")
     o.refuse_existing([output], overwrite=overwrite, sources=[cache, model])
     found = caches.read(cache)
-    work = Compilation(model, "int8", target, Options(progress=display(quiet=format == "json")))
+    # Ranges of every tensor that some plan may quantize, whether it pays or not.
+    options = Options(force=True, progress=display(quiet=format == "json"))
+    work = Compilation(model, "int8", target, options)
     graph = work.prepare()
     points = work.scan(graph)
     matched = caches.match(found, load(model), graph, points, str(cache))
