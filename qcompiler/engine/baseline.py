@@ -26,6 +26,7 @@ from qcompiler.emit import emit
 from qcompiler.engine import gate
 from qcompiler.engine.build import BuildOptions, build, throttled
 from qcompiler.engine.dequantized import LINEAR
+from qcompiler.engine.fixed import fix
 from qcompiler.engine.gate import Engine
 from qcompiler.engine.gpus import Gpu
 from qcompiler.engine.macs import macs
@@ -214,17 +215,7 @@ def _plain(options: BuildOptions) -> BuildOptions:
 
 def _macs(model: Path, at: Mapping[str, Shape]) -> dict[str, int]:
     """Multiply-accumulates of every linear node at fixed shapes of the inputs."""
-    skeleton = load(model, strict=False).proto(skeleton=True)
-    for value in skeleton.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if len(at.get(value.name, ())) == len(dims):
-            for dim, size in zip(dims, at.get(value.name, ()), strict=True):
-                dim.dim_value = size
-    del skeleton.graph.value_info[:]
-    for value in skeleton.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = load(skeleton, strict=False)
-    graph.infer()
+    graph = fix(load(model, strict=False).proto(skeleton=True), at)
     return {label(n): macs(graph, n, 1) for n in graph.nodes if n.op in LINEAR}
 
 

@@ -6,6 +6,10 @@ the profile that a build would take: those that were given, the defaults elsewhe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from onnx import ModelProto
+
 from qcompiler.backends.tensorrt_profile import Input, Shape, complete
 from qcompiler.engine.shapes import Shapes
 from qcompiler.graph import Graph, Tensor
@@ -37,13 +41,21 @@ def fixed(graph: Graph, shapes: Shapes) -> Graph:
     Raises:
         InputError: The shapes do not fit the inputs.
     """
-    at = opt_shapes(graph, shapes)
-    proto = graph.proto()
+    return fix(graph.proto(), opt_shapes(graph, shapes))
+
+
+def fix(proto: ModelProto, at: Mapping[str, Shape]) -> Graph:
+    """A model with inputs of these shapes, everything else inferred anew.
+
+    Args:
+        proto: The model; changed.
+        at: Input -> shape; inputs that are missing, or have another rank, stay as they are.
+    """
     for value in proto.graph.input:
-        for dim, size in zip(
-            value.type.tensor_type.shape.dim, at.get(value.name, ()), strict=False
-        ):
-            dim.dim_value = size
+        dims, sizes = value.type.tensor_type.shape.dim, at.get(value.name, ())
+        if len(dims) == len(sizes):
+            for dim, size in zip(dims, sizes, strict=True):
+                dim.dim_value = size
     del proto.graph.value_info[:]
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -99,8 +99,8 @@ def weighed(
             return weigh(graph, points, recipe, target, question, update)
         except (BackendError, InputError, UnsupportedError) as error:
             journal.warn(
-                f"INT8 was weighed against {_words(recipe)} by the roofline of each convolution "
-                f"alone, without the compiler: {error.message}"
+                f"{_low(recipe)} was weighed against {_words(recipe)} by the roofline of each "
+                f"convolution alone, without the compiler: {error.message}"
             )
         return _by_hand(graph, points, recipe, target, question)
 
@@ -155,7 +155,7 @@ def weigh(
     if best.seconds <= none.seconds * (1 - WORTH):
         return best.points
     why = (
-        f"INT8 is not faster than {_words(recipe)} on this target: at best "
+        f"{_low(recipe)} is not faster than {_words(recipe)} on this target: at best "
         f"{best.seconds * 1e6:.1f} us against {none.seconds * 1e6:.1f} us "
         f"{_estimate(none, question.gpu)}"
     )
@@ -182,7 +182,11 @@ def _reason(none: Trial, tried: Trial, losers: set[str], gpu: Gpu, recipe: Recip
 
 
 def _words(recipe: Recipe) -> str:
-    return "FP16" if recipe.base == "float16" else "FP32"
+    return {"float16": "FP16", "bfloat16": "BF16"}.get(recipe.base, "FP32")
+
+
+def _low(recipe: Recipe) -> str:
+    return "INT8" if recipe.format == "int8" else "FP8"
 
 
 def _estimate(trial: Trial, gpu: Gpu) -> str:
