@@ -64,6 +64,7 @@ class FoldScales(Pass):
         "fuse-gelu",
         "fuse-hard-swish",
         "fuse-attention",
+        "expand-attention",
     )
 
     def run(self, graph: Graph) -> int:

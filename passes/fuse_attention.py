@@ -16,10 +16,10 @@ axes *are* S and T (``Add`` broadcasts an axis of 1; the op pads a shorter T wit
 and ONNX Runtime 1.32 refuses a shorter S).  The op exists since opset 23 (ONNX operators,
 Attention-23).
 
-This pass is *not* part of the default pipeline for TensorRT: with quantized linear layers around
-it, exploded attention is better there.  TensorRT recognizes the exploded form itself and lets it
-emit INT8 or FP8 for the output projection; the op emits FP16 only, ignores Q/DQ on its inputs, and
-in FP32 does not build.  Run it for other runtimes, or where nothing in the block is quantized.
+This pass is part of no default pipeline.  For TensorRT that runs ``expand-attention``, the way
+back: TensorRT recognizes the exploded form itself, quantizes it, and lets it emit INT8 or FP8 for
+the output projection; the op emits FP16 only, ignores Q/DQ on its inputs, and in FP32 does not
+build.  Run this one for other runtimes, and never both.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FuseAttention(Pass):
 
 def _fuse(graph: Graph, found: Match) -> bool:
     scale = _scale(graph, found)
-    perm = _permutation(graph, found["turned"])
+    perm = None if "flat" in found.tensors else _permutation(graph, found["turned"])
     shapes = _shapes(found, perm)
     if scale is None or perm is None or shapes is None or not found.keeps_shape("scores"):
         return False

@@ -8,7 +8,8 @@ The scale is split over Q and K by ``F.scaled_dot_product_attention`` in TorchSc
 exports, and one ``Mul`` or ``Div`` of the scores in hand-written attention; any of a, b, c may be
 missing.  The mask is a float one that is added, or a Boolean one that selects between the scores
 and minus infinity.  Torch guards the softmax of a fully masked row by ``Where(IsNaN(P), 0, P)``.
-Grouped queries repeat K and V before all this, which does not change its form.
+Grouped queries repeat K and V before all this, which does not change its form.  The operator
+``Attention``, which exporters write from opset 23 on, takes this form by ``expand-attention``.
 """
 
 from __future__ import annotations
@@ -31,10 +32,16 @@ def _scaled(place: str) -> Callable[[Pattern], Pattern]:
     )
 
 
+def _turned(key: Pattern) -> Pattern:
+    """``[B, H, T, D] -> [B, H, D, T]``; by way of ``[B H, T, D]`` in dynamo exports up to 22."""
+    turn = op("Transpose").named("turned")
+    flat = op("Reshape")(key, var("flat"))
+    return any_of(turn(key), op("Reshape")(turn(flat), var("whole")))
+
+
 def _pattern() -> Pattern:
     query = optional(_scaled("query"), var("query"))
-    turned = op("Transpose").named("turned")
-    key = any_of(optional(_scaled("key"), turned(var("key"))), turned(_scaled("key")(var("key"))))
+    key = any_of(_turned(_scaled("key")(var("key"))), optional(_scaled("key"), _turned(var("key"))))
     scores = optional(_scaled("score"), op("MatMul").named("scores")(query, key))
     masked = any_of(
         op("Add")(scores, var("bias")),

@@ -13,8 +13,8 @@ Example::
     y = Attention(DequantizeLinear(q8), DequantizeLinear(k8), DequantizeLinear(v8))
 
 Instead
-    Write attention out (MatMul, Softmax, MatMul) and quantize that, or leave the operator's
-    inputs float.
+    Write attention out (MatMul, Softmax, MatMul) and quantize that: compile does, from a float
+    model, by the pass expand-attention. Or leave the operator's inputs float.
 
 Source
     Rule F09; recorded build, tensorrt-rtx 1.7.1
@@ -45,6 +45,6 @@ RULE = Rule(
     confidence="high",
     source="rule F09; recorded build, tensorrt-rtx 1.7.1",
     verified=SEEN,
-    help="write the attention out, or remove the Q/DQ pairs",
+    help="compile the float model (expand-attention writes it out), or remove the Q/DQ pairs",
     check=check,
 )

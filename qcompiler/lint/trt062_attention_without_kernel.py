@@ -13,7 +13,8 @@ Example::
     y_fp32 = Attention(q_fp32, k_fp32, v_fp32)
 
 Instead
-    Compute it in FP16, or write it out (MatMul, Softmax, MatMul).
+    Compute it in FP16, or write it out (MatMul, Softmax, MatMul), as compile does by the pass
+    expand-attention.
 
 Source
     Rule F11, F01; NvInfer.h, IAttention; recorded build, tensorrt-rtx 1.7.1
@@ -55,6 +56,6 @@ RULE = Rule(
     confidence="high",
     source="rule F11, F01; NvInfer.h, IAttention; recorded build, tensorrt-rtx 1.7.1",
     verified=SEEN,
-    help="compute it in FP16, or write it out",
+    help="compute it in FP16, or write it out (compile does: expand-attention)",
     check=check,
 )

@@ -136,6 +136,9 @@ class Verdict:
 # leaves the Split in place: 12 to 40 % fewer kernels (recorded builds, tensorrt-rtx 1.7.1).  A
 # scale in front of them has one reader now, into which it folds.
 MERGES = ("merge-siblings", "split-heads", "fold-scales")
+# Attention is quantized only if it is written out, with nothing between the softmax and its Q; the
+# scale folds into the projections, as long as these are not merged.
+EXPANDS = ("expand-attention", "drop-nan-guards", "fold-scales", *MERGES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import LAYERS, MERGES, NEWEST, Capability, Target
+from qcompiler.targets.base import EXPANDS, LAYERS, NEWEST, Capability, Target
 
 _row = partial(Capability, granularity="axis", verdict="runs", confidence="documented")
 _refused = partial(
@@ -62,7 +62,7 @@ TARGET = Target(
     symmetric=True,
     opset=21,
     max_opset=24,
-    prepares=MERGES,
+    prepares=EXPANDS,
     grouped_kernel=3,
     grouped_channels=8,
     cards=True,

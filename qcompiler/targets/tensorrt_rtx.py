@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from qcompiler.targets.base import LAYERS, MERGES, NEWEST, Capability, Target
+from qcompiler.targets.base import EXPANDS, LAYERS, NEWEST, Capability, Target
 
 _row = partial(
     Capability,
@@ -53,7 +53,7 @@ TARGET = Target(
     symmetric=True,
     opset=21,
     max_opset=24,
-    prepares=MERGES,
+    prepares=EXPANDS,
     weighs=True,
     cards=True,
     capabilities=(89,),
