@@ -1,4 +1,4 @@
-"""Compute in 16 bits: every float32 tensor of the main graph becomes float16 or bfloat16.
+"""Compute in 16 bits: every float32 tensor of a model becomes float16 or bfloat16.
 
 TensorRT reads precision from the graph alone (rule G01), and an INT8 model whose remaining
 operators stayed in float32 can be slower than plain float16 (rule G02)::
@@ -23,7 +23,9 @@ whoever has measured them (``qcompiler/islands.py``) names the nodes to spare in
   and no Cast stands between them (rules B11, B24, G04). Below 2^-14 float16 has steps of 2^-24:
   such a scale is rounded up, and a weight's codes are computed anew for it,
   ``W_q' = round(W_q s / s')``. Channels that are dead have scales like 1e-30 and become zero.
-* Bodies of ``If`` and ``Loop`` stay as they are, and what they capture stays float32 by its name.
+* Bodies of ``If``, ``Loop`` and ``Scan`` are no border (``qcompiler/bodies.py``): what they capture
+  is cast once, where it is defined, and what they give is of the type that is computed.  A running
+  sum that a loop carries stays in float32 (``qcompiler/carried.py``).
 * What must stay in float32, ``qcompiler/precision.py`` says and why; Casts stand around it, none
   inside. They cost nothing where their neighbours are pointwise.
 """
@@ -31,7 +33,7 @@ whoever has measured them (``qcompiler/islands.py``) names the nodes to spare in
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,8 +41,9 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, numpy_helper
 
 from qcompiler import formats
-from qcompiler.errors import InputError, UsageError, VerifyError
-from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.bodies import flatten
+from qcompiler.errors import UsageError, VerifyError
+from qcompiler.graph import Graph, Node, Tensor
 from qcompiler.narrow import FLOAT, NARROW, Narrow
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.precision import (
@@ -92,15 +95,12 @@ class CastPrecision(Pass):
         Raises:
             InputError: ``keep`` names a node that the graph lacks.
         """
-        missing = set(self.keep) - {label(n) for n in graph.nodes}
-        if missing:
-            raise InputError(
-                "keep names a node that the model does not have",
-                where=min(missing),
-                hint="nodes without a name are called node_of_<output>",
-            )
-        low = NARROW[self.to]
-        return _Rewrite(graph, narrow_slots(graph, self.keep, low), low).run()
+        flat, low = flatten(graph), NARROW[self.to]
+        slots = narrow_slots(flat.graph, flat.labels(self.keep), low)
+        count = _Rewrite(flat.graph, slots, low, flat.inner).run()
+        if count and flat.graph is not graph:
+            graph.adopt(flat.fold(flat.graph.proto()))
+        return count
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,12 @@ class _Read:
 class _Rewrite:
     """One run; what reads what is written down before anything changes."""
 
-    def __init__(self, graph: Graph, slots: Mapping[int, Slots], low: Narrow) -> None:
+    def __init__(
+        self, graph: Graph, slots: Mapping[int, Slots], low: Narrow, inner: Collection[str]
+    ) -> None:
         self._graph = graph
         self._low = low
+        self._inner = inner
         self._slots = slots
         self._count = 0
         self._nodes = graph.nodes
@@ -165,7 +168,13 @@ class _Rewrite:
             node = self._moved.get(id(old), old)
             if old.op != "Cast" or id(old) not in touched:
                 continue
-            if node.inputs[0].dtype == node.outputs[0].dtype == self._low.dtype:
+            if not node.inputs[0].dtype == node.outputs[0].dtype == self._low.dtype:
+                continue
+            if node.outputs[0].name in self._inner:
+                # What a body captures keeps its name.
+                for user, index in self._graph.users(node.outputs[0]):
+                    self._graph.set_input(user, index, node.inputs[0])
+            else:
                 self._graph.replace(node.outputs[0], node.inputs[0])
 
     # ------------------------------------------------------------------ what nodes write

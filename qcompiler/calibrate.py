@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from qcompiler.backends.onnxruntime import OrtSession
-from qcompiler.errors import InputError
+from qcompiler.errors import InputError, UnsupportedError
 from qcompiler.observers.histogram import Histogram, HistogramBuilder
 from qcompiler.taps import Seen, Tap, fix_inputs, follows_batch, infer_shapes, instrument, skeleton
 from qcompiler.weights import atomic
@@ -303,7 +303,8 @@ class _Probe:
 
     While all samples have one shape, that shape is written into the model, strides are constants,
     and a few samples run together if the model keeps them apart.  The first sample of another
-    shape reopens the session for single samples of any shape.
+    shape reopens the session for single samples of any shape; so does a model that cannot be loaded
+    with that shape, because it has a branch for inputs of another one.
     """
 
     def __init__(
@@ -375,7 +376,12 @@ class _Probe:
         if isinstance(self._model, Path):
             source = self._model.with_name("probe.onnx")
             source.write_bytes(proto.SerializeToString())
-        self._session = OrtSession(source, level="all", custom_ops=self._custom_ops)
+        try:
+            self._session = OrtSession(source, level="all", custom_ops=self._custom_ops)
+        except UnsupportedError:
+            if shapes is None:
+                raise
+            self._open(None)
 
     def _group_size(self, bare: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
         """How many samples run together: few if they are large, one if the model mixes them."""

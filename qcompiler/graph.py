@@ -56,6 +56,20 @@ class Graph:
         """
         return cls(model, folder)
 
+    def sibling(self, model: ModelProto) -> Graph:
+        """Another model that keeps its constants where this one does, as a graph of its own."""
+        other = Graph(model, self._folder)
+        other._side_car, other.provenance = self._side_car, self.provenance
+        return other
+
+    def adopt(self, model: ModelProto) -> None:
+        """Take nodes, constants and declarations from another form of this model.
+
+        Nodes and tensors that were looked at before belong to the graph no more.
+        """
+        self._tensors = {}
+        self._import(model.graph)
+
     # ------------------------------------------------------------------ import
 
     def _import(self, source: GraphProto) -> None:
@@ -429,8 +443,11 @@ class Graph:
                 yield stored, self._folder_of(stored)
 
     def weight_bytes(self) -> int:
-        """Bytes of all constants in use."""
-        return sum(self.constant_bytes(t) for t in self.constants())
+        """Bytes of all constants in use, those of bodies included."""
+        bodies = (body for node in self._nodes for body in self.bodies(node))
+        inside = (t for body in bodies for t in protos.constants_inside(body))
+        own = sum(self.constant_bytes(t) for t in self.constants())
+        return own + sum(weights.stored_bytes(t) for t in inside)
 
     @property
     def is_large(self) -> bool:

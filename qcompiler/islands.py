@@ -14,8 +14,13 @@ A node is kept in float32 for the values it reads and writes, and for what it su
 
 A value that does not fit stays in float32 wherever it is read, too, so islands end where values fit
 again.  Which operators only pass values on, or never enlarge them, need not be measured: their
-range is that of what they read.  Sums of matrix products and convolutions are taken in float32 by
-every library, and norms with ``stash_type = 1`` say so themselves.
+range is that of what they read (``qcompiler/bounds.py``).  Sums of matrix products and convolutions
+are taken in float32 by every library, and norms with ``stash_type = 1`` say so themselves.
+
+What is in the body of an ``If``, ``Loop`` or ``Scan`` is measured there
+(``qcompiler/body_taps.py``).  Of a branch that no sample took nothing is known: its nodes stay in
+float32, but for those whose range follows from what was measured outside.  So do running sums of a
+loop.
 
 bfloat16 has the range of float32 and half the bits: there only the number of terms counts (256).
 """
@@ -23,14 +28,16 @@ bfloat16 has the range of float32 and half the bits: there only the number of te
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
-from qcompiler import ops
+from qcompiler import carried, ops
+from qcompiler.bodies import flatten, is_link
+from qcompiler.bounds import Range, follows, hull, inferred, is_contained, is_unit
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.narrow import BFLOAT16, Narrow
 from qcompiler.observers.histogram import Histogram
@@ -47,37 +54,15 @@ from qcompiler.precision import (
 _MARGIN = 2.0
 # An error of 2^-7 is called a loss.
 _LOSS = 2.0**-7
-# Results lie between those of the operands and zero, whatever the operands are.
-_CONTAINED = frozenset(
-    {
-        "Abs", "AveragePool", "Cast", "Celu", "Clip", "Concat", "Elu", "Gelu", "GlobalMaxPool",
-        "HardSwish", "Max", "MaxPool", "Min", "Mish", "Neg", "ReduceMax", "ReduceMin", "Relu",
-        "Selu", "Swish", "Trilu", "Where",
-    }
-)  # fmt: skip
-# Results lie within [-1, 1].
-_UNIT = frozenset({"Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh"})
 # Singular at zero.
 _SINGULAR = {"Div": 1, "Reciprocal": 0, "Log": 0, "Sqrt": 0}
 
 
-@dataclass(frozen=True)
-class _Range:
-    """Extremes of a tensor; unknown if nothing was seen."""
-
-    low: float
-    high: float
-
-    @property
-    def peak(self) -> float:
-        return max(abs(self.low), abs(self.high))
-
-
 def watched(graph: Graph, low: Narrow) -> tuple[str, ...]:
-    """The float32 tensors whose extremes must be measured, in graph order.
+    """The float32 tensors whose extremes must be measured, in graph order, those in bodies too.
 
-    Outputs of nodes that can enlarge values, and inputs of the graph; not what is only moved or
-    bounded, and nothing at all for bfloat16.
+    Outputs of nodes that can enlarge values, inputs of the graph, and what goes into a body or out
+    of it; not what is only moved or bounded, and nothing at all for bfloat16.
 
     Args:
         graph: The prepared graph.
@@ -85,29 +70,27 @@ def watched(graph: Graph, low: Narrow) -> tuple[str, ...]:
     """
     if low is BFLOAT16:
         return ()
-    slots = narrow_slots(graph, (), low)
-    found = [t.name for t in graph.inputs if is_float(t) and graph.users(t)]
-    for node in graph.nodes:
-        if id(node) in slots and not _is_contained(node):
+    flat = flatten(graph).graph
+    slots = narrow_slots(flat, (), low)
+    found = [t.name for t in flat.inputs if is_float(t) and flat.users(t)]
+    sums = carried.sums(flat)
+    for node in flat.nodes:
+        if (id(node) in slots or id(node) in sums) and not is_contained(node):
             found += [t.name for t in node.outputs if is_float(t)]
     return tuple(dict.fromkeys(found))
 
 
 def islands(graph: Graph, low: Narrow, seen: Mapping[str, Histogram]) -> dict[str, str]:
-    """Node -> why it stays in float32, in graph order.
+    """Node -> why it stays in float32, in graph order; nodes in bodies by their path.
 
     Args:
         graph: The prepared graph.
         low: The narrow type.
-        seen: Tensor -> histogram with its extremes, of what ``watched`` names.
+        seen: Tensor -> histogram with its extremes, of what ``watched`` names; an empty one of a
+            tensor in a body that was never run.
     """
-    return _Search(graph, low, seen, narrow_slots(graph, (), low)).run()
-
-
-def _is_contained(node: Node) -> bool:
-    return ops.is_standard(node) and (
-        node.op in _CONTAINED or node.op in _UNIT or ops.moves_data(node)
-    )
+    flat = flatten(graph)
+    return _Search(flat.graph, low, seen, narrow_slots(flat.graph, (), low), flat.inner).run()
 
 
 @dataclass
@@ -116,19 +99,26 @@ class _Search:
     low: Narrow
     seen: Mapping[str, Histogram]
     slots: Mapping[int, Slots]
-    ranges: dict[int, _Range | None] = field(default_factory=dict)
+    inner: Collection[str]
+    ranges: dict[int, Range | None] = field(default_factory=dict)
     masked: set[int] = field(default_factory=set)
     grids: dict[int, str] = field(default_factory=dict)
+    unseen: set[int] = field(default_factory=set)
 
     def run(self) -> dict[str, str]:
+        sums = carried.sums(self.graph)
         kept: dict[str, str] = {}
         for tensor in self.graph.inputs:
             self.ranges[id(tensor)] = self._measured(tensor)
         for node in self.graph.nodes:
             for tensor in node.outputs:
                 self.ranges[id(tensor)] = self._range(node, tensor)
+                if self._is_unseen(node, tensor):
+                    self.unseen.add(id(tensor))
             self._mask(node)
-            if id(node) in self.slots:
+            if id(node) in sums and any(is_float(t) for t in node.outputs):
+                kept[label(node)] = "it carries a running sum through a loop"
+            elif id(node) in self.slots:
                 reason = self._reason(node)
                 if reason:
                     kept[label(node)] = reason
@@ -136,27 +126,38 @@ class _Search:
 
     # ------------------------------------------------------------------ ranges
 
-    def _measured(self, tensor: Tensor) -> _Range | None:
+    def _measured(self, tensor: Tensor) -> Range | None:
         found = self.seen.get(tensor.name)
         if found is None or found.minimum > found.maximum:
             return None
-        return _Range(found.minimum, found.maximum)
+        return Range(found.minimum, found.maximum)
 
-    def _range(self, node: Node, tensor: Tensor) -> _Range | None:
+    def _range(self, node: Node, tensor: Tensor) -> Range | None:
         measured = self._measured(tensor)
-        if measured is not None or not ops.is_standard(node):
+        if measured is not None or not is_float(tensor):
             return measured
-        if node.op in _UNIT:
-            return _Range(-1.0, 1.0)
-        if not _is_contained(node) or not is_float(tensor):
-            return None
+        if is_unit(node):
+            return Range(-1.0, 1.0)
         sources = ops.moved_source(node) or [t for t in node.inputs if is_float(t)]
         known = [r for t in sources if (r := self._of(t)) is not None]
-        if not known:
+        if is_contained(node):
+            return hull(known)
+        if tensor.name not in self.inner or self._reads_unseen(node) or not follows(node):
             return None
-        return _Range(min(0.0, *(r.low for r in known)), max(0.0, *(r.high for r in known)))
+        return inferred(self.graph, node, [t is tensor for t in node.outputs].index(True), known)
 
-    def _of(self, tensor: Tensor) -> _Range | None:
+    def _reads_unseen(self, node: Node) -> bool:
+        return any(id(t) in self.unseen for t in node.inputs)
+
+    def _is_unseen(self, node: Node, tensor: Tensor) -> bool:
+        """Whether a tensor in a body was never computed, so that its range is anybody's guess."""
+        if tensor.name not in self.inner or not is_float(tensor) or is_unit(node):
+            return False
+        if is_contained(node):
+            return self._reads_unseen(node)
+        return tensor.name in self.seen and self.ranges[id(tensor)] is None
+
+    def _of(self, tensor: Tensor) -> Range | None:
         return None if is_given(self.graph, tensor) else self.ranges.get(id(tensor))
 
     def _mask(self, node: Node) -> None:
@@ -180,6 +181,7 @@ class _Search:
 
     def _reason(self, node: Node) -> str:
         checks: tuple[Callable[[Node], str], ...] = (
+            self._never_ran,
             self._overflows,
             self._underflows,
             self._divides,
@@ -196,6 +198,12 @@ class _Search:
         for tensor, narrow in zip(node.outputs, slots.outputs, strict=True):
             if narrow:
                 yield tensor, "its result"
+
+    def _never_ran(self, node: Node) -> str:
+        # What a branch gives is judged by what its readers have seen, as they are.
+        tensors = node.outputs if is_link(node) else [t for t, _ in self._floats(node)]
+        unseen = any(id(t) in self.unseen for t in tensors)
+        return "its branch was not run on the calibration data" if unseen else ""
 
     def _overflows(self, node: Node) -> str:
         for tensor, words in self._floats(node):
@@ -248,7 +256,7 @@ class _Search:
         if terms > 1 / self.low.unit:
             return f"it sums {terms} terms; a sum in {self.low.name} stops growing after that many"
         source, result = self._of(node.inputs[0]), self._of(node.outputs[0])
-        total = _SUMS[node.op](terms, source or _Range(0, 0), result or _Range(0, 0))
+        total = _SUMS[node.op](terms, source or Range(0, 0), result or Range(0, 0))
         if total * _MARGIN > self.low.largest:
             return (
                 f"what it sums reaches {total:.6g}; {self.low.name} ends at {self.low.largest:.6g}"
@@ -291,7 +299,7 @@ def _is_grid(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
 
 # ---------------------------------------------------------------------- what is summed
 
-_SUMS: Mapping[str, Callable[[int, _Range, _Range], float]] = {
+_SUMS: Mapping[str, Callable[[int, Range, Range], float]] = {
     "CumSum": lambda n, x, y: y.peak,
     "ReduceSum": lambda n, x, y: y.peak,
     "ReduceL1": lambda n, x, y: y.peak,

@@ -15,7 +15,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from qcompiler import weights
+from qcompiler import protos, weights
 from qcompiler.errors import InputError, VerifyError
 from qcompiler.graph import Graph
 from qcompiler.verify import DEQUANTIZE, QUANTIZE, check_qdq, check_structure
@@ -29,7 +29,8 @@ def load(source: str | Path | bytes | ModelProto, *, strict: bool = True) -> Gra
         strict: Whether to refuse broken Q/DQ nodes, too; who only lists them takes them all.
 
     Returns:
-        The graph; local functions are inlined, external data stay on disk.
+        The graph; local functions are inlined, tensors in sub-graphs have names that no other
+        tensor has, external data stay on disk.
 
     Raises:
         InputError: No ONNX model, a damaged one, or one that reaches outside its folder.
@@ -49,6 +50,7 @@ def load(source: str | Path | bytes | ModelProto, *, strict: bool = True) -> Gra
         weights.check_tensor(initializer, folder)
     try:
         check_structure(model)
+        protos.distinct(model.graph)
         graph = Graph.of(model, folder)
         graph.sweep()
     except VerifyError as error:

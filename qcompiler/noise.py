@@ -12,7 +12,8 @@ does, and the largest are found by halving: the half with more noise is halved a
 
 Nothing is done where the noise of all roundings together is below 45 dB (for float16; 18 dB more
 for bfloat16), and nothing if the worst ones together are not at least half of it: then it is the
-plain noise of the format.
+plain noise of the format.  Roundings in bodies of ``If``, ``Loop`` and ``Scan`` have switches too;
+one that is in a loop rounds in every iteration or in none.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from qcompiler import ops
 from qcompiler.backends.onnxruntime import OrtSession
+from qcompiler.bodies import flatten, is_link
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.narrow import FLOAT16, Narrow
 from qcompiler.precision import Slots, is_float, is_given, narrow_slots
@@ -103,7 +105,7 @@ def needed(
         why = f"rounding {sites[site].tensor!r} alone leaves {_decibels(noise)} of the outputs"
         for node in sites[site].nodes:
             found.setdefault(node, why)
-    return {label(n): found[label(n)] for n in graph.nodes if label(n) in found}
+    return {label(n): found[label(n)] for n in flatten(graph).graph.nodes if label(n) in found}
 
 
 def _decibels(noise: float) -> str:
@@ -180,15 +182,16 @@ def switched(graph: Graph, low: Narrow, keep: Collection[str]) -> tuple[ModelPro
         low: The narrow type.
         keep: Nodes that stay in float32.
     """
-    proto = graph.proto()
-    slots = narrow_slots(graph, keep, low)
-    build = _Switches(graph, low, slots)
+    flat = flatten(graph)
+    proto = flat.graph.proto()
+    slots = narrow_slots(flat.graph, flat.labels(keep), low)
+    build = _Switches(flat.graph, low, slots)
     nodes: list[NodeProto] = []
-    for tensor in graph.inputs:
+    for tensor in flat.graph.inputs:
         nodes += build.read(tensor)
-    for node, written in zip(graph.nodes, proto.graph.node, strict=True):
+    for node, written in zip(flat.graph.nodes, proto.graph.node, strict=True):
         for tensor in node.inputs:
-            if is_given(graph, tensor) and graph.is_constant(tensor):
+            if is_given(flat.graph, tensor) and flat.graph.is_constant(tensor):
                 nodes += build.constant(tensor)
         nodes += build.node(node, written)
     del proto.graph.node[:]
@@ -197,7 +200,7 @@ def switched(graph: Graph, low: Narrow, keep: Collection[str]) -> tuple[ModelPro
     flags = helper.make_tensor_value_info(_FLAGS, TensorProto.BOOL, [len(build.sites)])
     proto.graph.input.append(flags)
     del proto.graph.value_info[:]
-    return proto, build.sites
+    return flat.fold(proto), build.sites
 
 
 class _Switches:
@@ -221,7 +224,7 @@ class _Switches:
                 proto.input[index] = self._made[id(tensor)]
         out = [proto]
         for index, (tensor, narrow) in enumerate(zip(node.outputs, slots.outputs, strict=True)):
-            if narrow and not ops.moves_data(node):
+            if narrow and not _passes_on(node):
                 proto.output[index] = f"{tensor.name}.qcompiler.raw"
                 out += self._switch(proto.output[index], tensor, tensor.name, self._around(tensor))
             elif not narrow:
@@ -266,7 +269,7 @@ class _Switches:
             for user, index in self._graph.users(stack.pop()):
                 if label(user) not in found and self._is_narrow(user, index):
                     found.append(label(user))
-                    if ops.moves_data(user):
+                    if _passes_on(user):
                         stack += user.outputs
         return tuple(found)
 
@@ -297,6 +300,11 @@ class _Switches:
                 else_branch=_body([helper.make_node("Identity", [plain], [same])]),
             ),
         ]
+
+
+def _passes_on(node: Node) -> bool:
+    """Whether what a node gives is rounded already where it comes from."""
+    return ops.moves_data(node) or is_link(node)
 
 
 def _body(nodes: list[NodeProto]) -> GraphProto:

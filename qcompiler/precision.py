@@ -8,15 +8,17 @@ is.
 
 Some nodes stay in float32 as a whole:
 
-* those with sub-graphs, of other domains, or with a tensor of unknown type (a sequence);
+* those of other domains, with a tensor of unknown type (a sequence), or with sub-graphs other than
+  those of ``If``, ``Loop`` and ``Scan``, which are looked at flat (``qcompiler/bodies.py``);
 * those of ``keep``;
+* those that carry a running sum through a loop (``qcompiler/carried.py``);
 * those that would read a constant which the narrow type cannot hold: a finite value beyond its
   largest (unless it stands for infinity, see ``stands_for_infinity``), or one whose every element
   would become zero.  Of such an epsilon, the square root and the quotient that follow stay too:
   ``x / sqrt(v + 1e-12)`` is no number if ``v + 1e-12`` is rounded to 0 in between;
-* arithmetic on lengths (``Shape -> Cast -> Mul``), and the angles that sines and cosines take of
-  positions (``Cast -> Mul -> Cos``): float16 skips every other integer above 2048, bfloat16 above
-  256;
+* arithmetic on lengths (``Shape -> Cast -> Mul``) and on the number of an iteration, and the angles
+  that sines and cosines take of positions (``Cast -> Mul -> Cos``): float16 skips every other
+  integer above 2048, bfloat16 above 256;
 * readers of a ``DequantizeLinear`` that cannot write float16 (before opset 19), and pairs of which
   every reader stays: a Cast behind a DQ costs the fusion (rules B11, B24, G04);
 * what only passes numbers from float32 to float32: two Casts around it would gain nothing.
@@ -30,6 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from qcompiler import carried
+from qcompiler.bodies import is_link
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.narrow import FLOAT, FLOAT16, Narrow
 from qcompiler.ops import is_standard, moves_data
@@ -51,6 +55,8 @@ _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _ROOTS = frozenset({"Sqrt", "Reciprocal", "Pow"})
 # Position times frequency, as exporters write it.
 _ANGLE = frozenset({"Mul", "Div", "MatMul", "Einsum", "Concat", "Cast"})
+# What gains nothing from 16 bits between neighbours in float32, besides what moves data.
+_PASSES = frozenset({"Cast", "Concat", "ConstantOfShape"})
 _QUOTIENTS = frozenset({"Div", "Mul"})
 
 
@@ -102,7 +108,7 @@ def narrow_slots(
     """For every node (by identity) that computes in the narrow type, the slots that do.
 
     Args:
-        graph: Types must have been inferred.
+        graph: A flat graph; types must have been inferred.
         keep: Labels of nodes that stay in float32.
         low: The narrow type.
     """
@@ -117,6 +123,8 @@ class _Decision:
         self._low = low
         self.half = {id(n): s for n in graph.nodes if (s := _allowed(graph, n, low))}
         self._lengths: set[int] = set()
+        for node in carried.sums(graph).values():
+            self._keep(node)
         for node in graph.nodes:
             if self._counts_elements(node) or label(node) in keep:
                 self._keep(node)
@@ -222,15 +230,19 @@ class _Decision:
 
 
 def _passes_on(node: Node) -> bool:
-    return moves_data(node) or (is_standard(node) and node.op in ("Cast", "Concat"))
+    return moves_data(node) or is_link(node) or (is_standard(node) and node.op in _PASSES)
 
 
 def _allowed(graph: Graph, node: Node, low: Narrow) -> Slots | None:
     """What the schema allows; None if it is nothing."""
     tensors = [*node.inputs, *node.outputs]
-    if not is_standard(node) or graph.has_body(node):
-        return None
     if not any(is_float(t) for t in tensors) or any(t.name and t.dtype is None for t in tensors):
+        return None
+    if is_link(node):
+        return Slots(
+            tuple(is_float(t) for t in node.inputs), tuple(is_float(t) for t in node.outputs)
+        )
+    if not is_standard(node) or graph.has_body(node):
         return None
     try:
         schema = onnx.defs.get_schema(node.op, graph.opset, "")
@@ -301,7 +313,7 @@ def _from_integers(node: Node) -> bool:
 
 
 def _is_length(graph: Graph, tensor: Tensor) -> bool:
-    """Whether integers come from ``Shape`` or ``Size``."""
+    """Whether integers come from ``Shape``, ``Size`` or the number of an iteration."""
     seen: set[int] = set()
     stack: list[Tensor] = [tensor]
     found = False
@@ -311,9 +323,13 @@ def _is_length(graph: Graph, tensor: Tensor) -> bool:
             continue
         seen.add(id(current))
         node = graph.producer(current)
-        if node is None or current.dtype is None or current.dtype.kind not in "iu":
+        if current.dtype is None or current.dtype.kind not in "iu":
             return False
-        if node.op in ("Shape", "Size"):
+        if node is None:
+            if any(t is current for t in graph.inputs):
+                return False
+            found = True
+        elif node.op in ("Shape", "Size"):
             found = True
         elif node.op != "Constant":
             stack += node.inputs
@@ -348,8 +364,8 @@ def _up_to_quotient(graph: Graph, node: Node) -> Iterator[Node]:
     stack, seen = [node], {id(node)}
     while stack:
         for user, _ in graph.users(stack.pop().outputs[0]):
-            goes_on = user.op in _ROOTS or moves_data(user)
-            if id(user) in seen or not is_standard(user):
+            goes_on = user.op in _ROOTS or moves_data(user) or is_link(user)
+            if id(user) in seen or not (is_standard(user) or is_link(user)):
                 continue
             seen.add(id(user))
             if goes_on:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 _GRAPH_KINDS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _ASIDE_KINDS = (
@@ -66,6 +66,25 @@ def names_inside(body: GraphProto) -> Iterator[str]:
     yield from (t.name for t in (*body.initializer, *body.input))
 
 
+def constants_inside(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every dense tensor that a graph stores: initializers, attributes, those of its bodies."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from constants_of(node)
+
+
+def constants_of(node: NodeProto) -> Iterator[TensorProto]:
+    """Every dense tensor in the attributes of a node, those of its bodies included."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            yield attribute.t
+        yield from attribute.tensors
+        for body in graphs_of(attribute):
+            yield from constants_inside(body)
+
+
 def captures(node: NodeProto) -> list[str]:
     """Names that the sub-graphs of a node read from the outside, in order of first use."""
     out: dict[str, None] = {}
@@ -80,3 +99,60 @@ def captures(node: NodeProto) -> list[str]:
                 inside.update(inner.output)
             out.update((o.name, None) for o in body.output if o.name not in inside)
     return list(out)
+
+
+def label(node: NodeProto) -> str:
+    """How messages call a node: its name, or ``node_of_<output>``."""
+    return node.name or f"node_of_{node.output[0] if node.output else node.op_type}"
+
+
+def defined(graph: GraphProto) -> list[str]:
+    """The tensor names that a graph defines itself, those of its sub-graphs not among them."""
+    names = [t.name for t in (*graph.input, *graph.initializer)]
+    names += [s.values.name for s in graph.sparse_initializer]
+    return [*names, *(name for node in graph.node for name in node.output if name)]
+
+
+def distinct(graph: GraphProto) -> None:
+    """Let every tensor name of a model mean one tensor, in place.
+
+    Names in sub-graphs that are not visible to each other may be equal, as in the two branches of
+    an ``If``.  The later one becomes ``<node>/<attribute>/<name>``; outside of sub-graphs nothing
+    is renamed, and nothing at all where names are distinct already.
+    """
+    _distinct_inside(graph, "", set(defined(graph)), {})
+
+
+def _distinct_inside(
+    graph: GraphProto, path: str, taken: set[str], renamed: dict[str, str]
+) -> None:
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in graphs_of(attribute):
+                inside = f"{path}{label(node)}/{attribute.name}/"
+                names = dict(renamed)
+                for name in dict.fromkeys(defined(body)):
+                    names[name] = _free(name, inside, taken)
+                    taken.add(names[name])
+                _rename(body, names)
+                _distinct_inside(body, inside, taken, names)
+
+
+def _free(name: str, path: str, taken: set[str]) -> str:
+    found, count = name, 0
+    while found in taken:
+        found = f"{path}{name}" if not count else f"{path}{name}_{count}"
+        count += 1
+    return found
+
+
+def _rename(body: GraphProto, names: dict[str, str]) -> None:
+    declared = (*body.input, *body.output, *body.value_info, *body.initializer)
+    for entry in (*declared, *(s.values for s in body.sparse_initializer)):
+        if names.get(entry.name, entry.name) != entry.name:
+            entry.name = names[entry.name]
+    for node in body.node:
+        for slots in (node.input, node.output):
+            for index, name in enumerate(slots):
+                if names.get(name, name) != name:
+                    slots[index] = names[name]

@@ -19,6 +19,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from qcompiler import protos
+from qcompiler.bodies import DOMAIN, flatten
 from qcompiler.graph import Graph
 from qcompiler.narrow import Narrow
 
@@ -34,9 +35,11 @@ def rounded(graph: Graph, low: Narrow, narrow: Collection[str] = ()) -> ModelPro
         narrow: Inputs that keep it.
 
     Returns:
-        The model; None if a sub-graph reads or holds narrow tensors.
+        The model; None if narrow tensors are in sub-graphs that are not of ``If``, ``Loop`` or
+        ``Scan``.
     """
-    proto = graph.proto()
+    flat = flatten(graph)
+    graph, proto = flat.graph, flat.graph.proto()
     if any(_in_bodies(graph, node, low) for node in proto.graph.node):
         return None
     for stored in proto.graph.initializer:
@@ -62,7 +65,7 @@ def rounded(graph: Graph, low: Narrow, narrow: Collection[str] = ()) -> ModelPro
             declared.type.tensor_type.elem_type = TensorProto.FLOAT
     del proto.graph.node[:], proto.graph.value_info[:]
     proto.graph.node.extend(nodes)
-    return proto
+    return flat.fold(proto, {low.element: TensorProto.FLOAT})
 
 
 def _in_bodies(graph: Graph, node: NodeProto, low: Narrow) -> bool:
@@ -89,6 +92,8 @@ def _rounding(graph: Graph, node: NodeProto, low: Narrow) -> list[NodeProto]:
         elif attribute.type == AttributeProto.TENSOR:
             _widen(attribute.t, low)
     out = [node]
+    if node.domain == DOMAIN:  # rounded where it comes from
+        return out
     for index, name in enumerate(node.output):
         if _is_narrow(graph, name, low):
             node.output[index] = f"{name}.qcompiler.raw"

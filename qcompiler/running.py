@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
+from qcompiler.bodies import flatten
 from qcompiler.emit import emit
 from qcompiler.graph import Graph
 from qcompiler.narrow import BFLOAT16, NARROW
@@ -38,7 +39,8 @@ def judged(
 
     Of a 16-bit graph that is float32 arithmetic with every result rounded
     (:mod:`qcompiler.rounded`), with the inputs of the original; where that cannot be written (a
-    large model, a sub-graph that reads 16 bits), the graph itself if ONNX Runtime can run it.
+    large model, 16 bits in the sub-graph of an unknown operator), the graph itself if ONNX Runtime
+    can run it.
 
     Args:
         graph: The finished graph.
@@ -69,7 +71,7 @@ def obstacle(graph: Graph, base: str) -> str:
         return ""
     if low is BFLOAT16:
         return "ONNX Runtime has no bfloat16 kernels on a CPU"
-    for node in graph.nodes:
+    for node in flatten(graph).graph.nodes:
         if node.op in _RECURRENT and any(t.dtype == low.dtype for t in node.inputs):
             return f"ONNX Runtime crashes on a float16 {node.op} on a CPU"
     return ""

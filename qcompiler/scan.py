@@ -130,7 +130,7 @@ def _in_graph_order(graph: Graph, slots: dict[str, list[Slot]]) -> dict[str, lis
 def _propose(graph: Graph, node: Node, recipe: Recipe, target: Target, found: _Found) -> str:
     """Add the operands of one node to the points, or say why not; empty if there is no question."""
     if graph.has_body(node):
-        return "a sub-graph passes through untouched"
+        return "what is in a sub-graph is not quantized"
     if ops.is_standard(node) and node.op in _RECURRENT:
         return "recurrent operators have no Q/DQ form"
     if not ops.is_weighted(node):

@@ -13,7 +13,8 @@ A tap adds a few small nodes beside a tensor and fetches only what they give:
 * a sum or a mean beside each sample: ONNX Runtime's maxima and minima pass over most NaN, sums do
   not.
 
-Of a tensor that is only watched, the extremes leave the engine and nothing else.
+Of a tensor that is only watched, the extremes leave the engine and nothing else; those of a tensor
+in a body come from ``qcompiler/body_taps.py``.
 
 Of a batch, each sample is read at the places where it would be read alone: what is seen of one does
 not depend on those it ran with.
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from qcompiler import protos
+from qcompiler.body_taps import add_extremes, inside
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -125,12 +127,13 @@ def instrument(
         shapes: Tensor -> shape, where it is known.
         size: Elements wanted of each sample of a feature map; eight times as many of others.
         batch: Samples in a run; more than one needs every shape, with the batch first.
-        watched: Those of which only the extremes are wanted.
+        watched: Those of which only the extremes are wanted; tensors in bodies must be.
 
     Returns:
         Tensor -> tap.
     """
     graph = proto.graph
+    inner = add_extremes(graph, inside(graph).intersection(watched))
     del graph.output[:]
     producers = {o: n for n in graph.node for o in n.output}
     maps = {i for n in graph.node if n.op_type in _CONVOLUTIONS for i in n.input[:1]}
@@ -138,6 +141,9 @@ def instrument(
     build = _Builder(graph, size, batch)
     taps: dict[str, Tap] = {}
     for number, (name, dtype) in enumerate(tensors.items()):
+        if name in inner:
+            taps[name] = build.inner(*inner[name])
+            continue
         bounded = _never_negative(producers.get(name), constants)
         tensor = Tapped(name, np.dtype(dtype), shapes.get(name), name in maps, bounded)
         make = build.watch if name in watched else build.tap
@@ -181,6 +187,12 @@ class _Builder:
         self._node("ReduceMax", [source], f"{base}.max", {"keepdims": 0})
         self._output(f"{base}.max")
         return Tap("", f"{base}.max", minimum, "")
+
+    def inner(self, maximum: str, minimum: str) -> Tap:
+        """Let the extremes that a body gives leave the engine."""
+        self._output(maximum)
+        self._output(minimum)
+        return Tap("", maximum, minimum, "")
 
     def _source(self, base: str, tensor: Tapped) -> tuple[str, str]:
         """The tensor in float32, and the output with its minimum, if it has one."""

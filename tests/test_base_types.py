@@ -19,6 +19,9 @@ from qcompiler.calibrate import Statistics
 from qcompiler.data.synthetic import WARNING
 from qcompiler.driver import Options, Result
 from qcompiler.errors import UnsupportedError, UsageError
+from qcompiler.load import load
+from qcompiler.passes.cast_interface import CastInterface
+from qcompiler.pipeline import Pipeline
 from qcompiler.plan import QuantPlan
 from tests.contract.running import session
 from tests.hand_made import model, normal
@@ -185,17 +188,26 @@ def test_float16_at_the_border_of_something_else_makes_no_sense(recipe: str) -> 
     assert "--io-dtype keep" in caught.value.hint
 
 
-def test_an_output_that_a_sub_graph_reads_keeps_its_type() -> None:
-    text = """g (float[2] x, bool c) => (float[2] y, float[2] z) {
-      y = Neg (x)
-      z = If (c) <
-        then_branch = t () => (float[2] p) { p = Exp (y) },
-        else_branch = e () => (float[2] q) { q = Identity (y) }
-      >
-    }"""
+CAPTURED = """g (float[2] x, bool c) => (float[2] y, float[2] z) {
+  y = Neg (x)
+  z = If (c) <
+    then_branch = t () => (float[2] p) { p = Exp (y) },
+    else_branch = e () => (float[2] q) { q = Identity (y) }
+  >
+}"""
+
+
+def test_an_output_that_a_sub_graph_reads_in_float32_keeps_its_type() -> None:
+    graph = load(model(CAPTURED))
+    graph.infer()
     with pytest.raises(UnsupportedError, match="a sub-graph reads it") as caught:
-        driver.compile(model(text), recipe="fp16", options=Options(io="float16"))
+        Pipeline((CastInterface(to="float16"),)).run(graph)
     assert caught.value.where == "y"
+
+
+def test_an_output_that_a_sub_graph_reads_in_float16() -> None:
+    result = driver.compile(model(CAPTURED), recipe="fp16", options=Options(io="float16"))
+    assert _types(result) == [TensorProto.FLOAT16, TensorProto.BOOL, *[TensorProto.FLOAT16] * 2]
 
 
 def test_a_recipe_says_it_too(tmp_path: Path) -> None:

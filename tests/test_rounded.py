@@ -100,16 +100,44 @@ def test_inputs_and_outputs_in_16_bits() -> None:
         assert found.tolist() == [2.0, 3.0]
 
 
-def test_a_body_that_reads_16_bits_is_not_rewritten() -> None:
-    model = hand_made.model(
-        """g (float16[2] x, bool c) => (float16[2] y) {
-          a = Neg (x)
+def test_bodies_are_rounded_too() -> None:
+    """What a branch computes has 11 bits, and so have the steps of a loop."""
+    graph = hand_made.graph(
+        """g (float[1] x, bool c) => (float[1] y, float[1] z) <int64 trips = {3}, bool go = {1}> {
           y = If (c) <
-            then_branch = t () => (float16[2] p) { p = Exp (a) },
-            else_branch = e () => (float16[2] q) { q = Identity (a) }
+            then_branch = t () => (float[1] p) { e = Mul (x, x) p = Sqrt (e) },
+            else_branch = e () => (float[1] q) { q = Identity (x) }
+          >
+          z = Loop (trips, go, x) <
+            body = b (int64 i, bool on, float[1] s) => (bool more, float[1] t) {
+              more = Identity (on)
+              h = Tanh (s)
+              t = Exp (h)
+            }
           >
         }"""
     )
+    Pipeline((CastPrecision(),)).run(graph)
+    simulated = rounded(graph, FLOAT16)
+    assert simulated is not None
+    feeds = {"x": np.array([1000.4], np.float32), "c": np.array(True)}
+    square, loop = session(simulated).run(None, feeds)
+    assert np.isinf(square[0])
+    s = np.array([1000.4], np.float16)
+    for _ in range(3):
+        s = np.exp(np.tanh(s.astype(np.float32)).astype(np.float16).astype(np.float32))
+        s = s.astype(np.float16)
+    assert np.array_equal(loop, s.astype(np.float32))
+
+
+def test_the_body_of_an_unknown_operator_is_not_rewritten() -> None:
+    model = hand_made.model(
+        """g (float16[2] x) => (float16[2] y) {
+          a = Neg (x)
+          y = other.Twice <body = t () => (float16[2] p) { p = Exp (a) }> (x)
+        }"""
+    )
+    model.opset_import.add(domain="other", version=1)
     graph = load(model)
     graph.infer()
     assert rounded(graph, FLOAT16) is None

@@ -200,7 +200,7 @@ def test_recurrent_operators_and_sub_graphs_are_skipped_with_a_reason() -> None:
     )
     assert points.skipped == {
         "lstm": "recurrent operators have no Q/DQ form",
-        "branch": "a sub-graph passes through untouched",
+        "branch": "what is in a sub-graph is not quantized",
     }
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import TensorProto
 
 from qcompiler import protos, weights
 from qcompiler.errors import InputError
@@ -27,31 +26,16 @@ def external_files(model: Path) -> dict[str, Path]:
     """
     proto = onnx.load(model, load_external_data=False)
     nodes = [n for f in proto.functions for n in f.node]
-    tensors = [*_tensors(proto.graph), *(t for n in nodes for t in _inside(n))]
+    tensors = [
+        *protos.constants_inside(proto.graph),
+        *(t for n in nodes for t in protos.constants_of(n)),
+    ]
     found = {}
     for tensor in tensors:
         if tensor.data_location == TensorProto.EXTERNAL:
             path, _, _ = weights.external_place(tensor, model.parent)
             found[path.relative_to(model.parent).as_posix()] = path
     return dict(sorted(found.items()))
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _inside(node)
-
-
-def _inside(node: NodeProto) -> Iterator[TensorProto]:
-    """Constants in the attributes of a node, those of its bodies included."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.TENSOR:
-            yield attribute.t
-        yield from attribute.tensors
-        for body in protos.graphs_of(attribute):
-            yield from _tensors(body)
 
 
 def copy_model(model: Path, folder: Path, name: str) -> Path:
