@@ -58,6 +58,7 @@ LAYERS = (
         "prepare",
         "apply",
         "islands",
+        "tail",
         "noise",
         "running",
     },
