@@ -26,6 +26,7 @@ from qcompiler.observers.histogram import Histogram
 from qcompiler.plan import Decision, Point, Points, QuantPlan, Slot, require_digest
 from qcompiler.recipe import Recipe
 from qcompiler.spec import QParams
+from qcompiler.tail import tail
 
 
 def decide(
@@ -92,17 +93,17 @@ def decide(
         done += 1
         progress(done, total)
     low = NARROW.get(recipe.base)
-    keep = {} if low is None else islands(graph, low, statistics.histograms)
+    found = {} if low is None else islands(graph, low, statistics.histograms)
     return QuantPlan(
         points.model_digest,
         points.target,
         points.recipe,
-        statistics.synthetic and bool(points.activations or keep),
+        statistics.synthetic and bool(points.activations or found),
         tuple(activations),
         tuple(weights),
         skipped,
         recipe.base,
-        keep,
+        found if low is None else tail(graph, recipe.io) | found,
         recipe.io,
     )
 

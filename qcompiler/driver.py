@@ -220,13 +220,18 @@ class Compilation:
         return self._spare(graph, plan)
 
     def _spare(self, graph: Graph, plan: QuantPlan) -> QuantPlan:
-        """The plan with the nodes whose rounding to 16 bits spoils the outputs kept in float32."""
+        """The plan with the nodes whose rounding to 16 bits spoils the outputs kept in float32.
+
+        What is quantized is rounded worse, and stays as it is.
+        """
         low = NARROW.get(plan.base)
-        if low is None or self.example is None or self.recipe.quantize or graph.is_large:
+        if low is None or self.example is None or graph.is_large:
             return plan
         custom = self.options.custom_ops
         with self.journal.stage("round"):
             more = needed(graph, low, plan.keep, self.example, custom_ops=custom)
+        coarse = {s.node for d in (*plan.activations, *plan.weights) for s in d.slots}
+        more = {node: why for node, why in more.items() if node not in coarse}
         return msgspec.structs.replace(plan, keep={**more, **plan.keep})
 
     def run(self, data: Data | None, evaluation: Evaluation | None) -> Result:

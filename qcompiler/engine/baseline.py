@@ -1,9 +1,9 @@
 """The FP16 engine that every other is measured against, and the gate with it.
 
-The source model is brought into the prepared form and cast to float16 in its plain form: every
-float tensor, inputs and outputs keep their types. It is built for the same target with the same
-options into a folder that is gone afterwards. Where the GPU of this machine is one that they are
-for, both run on it first.
+The source model is brought into the prepared form and cast to float16 as the recipe ``fp16`` does
+it where all values fit: every float tensor but those of the tail; inputs and outputs keep their
+types. It is built for the same target with the same options into a folder that is gone afterwards.
+Where the GPU of this machine is one that they are for, both run on it first.
 
 Dynamic inputs are fixed at the profile's *opt* shapes, for both engines. A listing does not say
 what its ``-1`` stand for: of 8 images of 65 tokens it makes one axis of 520, and whoever counts
@@ -43,6 +43,7 @@ from qcompiler.passes.cast_precision import CastPrecision
 from qcompiler.pipeline import Pipeline
 from qcompiler.prepare import prepare
 from qcompiler.progress import Journal, Progress, Silent
+from qcompiler.tail import tail
 
 
 class _Quiet(Silent):
@@ -151,7 +152,7 @@ class _Job:
     def build_fp16(self, source: Path, plan: Path) -> Engine:
         """The engine of the FP16 form."""
         graph, _ = prepare(source, targets.find(self.target.library.name), Journal(Silent()))
-        Pipeline((CastPrecision(),)).run(graph)
+        Pipeline((CastPrecision(keep=tuple(tail(graph))),)).run(graph)
         with tempfile.TemporaryDirectory(prefix="qcompiler-") as folder:
             model = Path(folder, f"{source.stem}.onnx")
             emit(graph, model)

@@ -24,9 +24,11 @@ from qcompiler.engine.sidecar import Sidecar
 from qcompiler.engine.target_string import EngineTarget
 from qcompiler.graph import Graph, Node, label
 from qcompiler.load import load
+from qcompiler.narrow import NARROW
 from qcompiler.pipeline import Pipeline
 from qcompiler.plan import Decision, Points, QuantPlan
 from qcompiler.recipe import Recipe
+from qcompiler.tail import tail
 
 LAUNCH = 0.2e-6
 """Seconds that a kernel costs by being one, as a node of a CUDA graph: less than what is measured,
@@ -153,4 +155,5 @@ def placeholder(graph: Graph, points: Points, recipe: Recipe) -> QuantPlan:
         weights,
         points.skipped,
         recipe.base,
+        tail(graph, recipe.io) if recipe.base in NARROW else {},
     )

@@ -33,11 +33,12 @@ def test_a_type_that_gains_nothing_is_a_usage_error(run: Run, mlp: Path) -> None
 
 
 def test_nodes_kept_in_float32_are_listed(run: Run, tmp_path: Path) -> None:
-    text = """g (float[4,32] x) => (float[4,32] y) <float k = {1000}> {
+    text = """g (float[4,32] x) => (float[1,1] y) <float k = {1000}> {
       a = Mul (x, k)
       [square] b = Mul (a, a)
       [root] c = Sqrt (b)
-      y = Tanh (c)
+      t = Tanh (c)
+      y = ReduceMax <keepdims = 1> (t)
     }"""
     path = tmp_path / "large.onnx"
     onnx.save(model(text), path)

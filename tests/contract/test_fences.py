@@ -64,6 +64,7 @@ LAYERS = (
         "prepare",
         "apply",
         "islands",
+        "tail",
         "noise",
         "running",
     },
