@@ -42,11 +42,19 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.graph import Graph, Node, Tensor
-from qcompiler.linear import F64, Linear, affine_of, linear_of, sole_reader, vector_of
+from qcompiler.linear import (
+    F64,
+    SCALAR_MOVES,
+    Linear,
+    affine_of,
+    linear_of,
+    sole_reader,
+    upstream,
+    vector_of,
+)
+from qcompiler.parameters import rounded, write
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.weights import Array
-
-_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def _fold_after(graph: Graph, node: Node) -> bool:
     step = affine_of(graph, node)
     if step is None or sole_reader(graph, step.data) is None:
         return False
-    source = _upstream(graph, step.data) if step.is_scalar_factor else step.data
+    source = upstream(graph, step.data) if step.is_scalar_factor else step.data
     linear = None if source is None else _linear_of(graph, source)
     if linear is None or not _is_plain(linear):
         return False
@@ -117,22 +125,11 @@ def _fold_after(graph: Graph, node: Node) -> bool:
     return True
 
 
-def _upstream(graph: Graph, tensor: Tensor) -> Tensor | None:
-    """Where the data come from, through data movement that nobody else looks into."""
-    while True:
-        if sole_reader(graph, tensor) is None:
-            return None
-        node = graph.producer(tensor)
-        if node is None or node.op not in _MOVES or node.domain:
-            return tensor
-        tensor = node.inputs[0]
-
-
 def _fold_before(graph: Graph, node: Node) -> bool:
     step = affine_of(graph, node)
     reader = None if step is None else sole_reader(graph, node.outputs[0])
     while step is not None and step.is_scalar_factor and reader is not None:
-        if reader[0].op not in _MOVES or reader[0].domain or reader[1] != 0:
+        if reader[0].op not in SCALAR_MOVES or reader[0].domain or reader[1] != 0:
             break
         reader = sole_reader(graph, reader[0].outputs[0])
     linear = None if reader is None or reader[1] != 0 else linear_of(graph, reader[0])
@@ -166,9 +163,9 @@ def _fold_gemm(graph: Graph, node: Node) -> bool:
     bias = None if linear.bias is None else _rounded(graph, node.inputs[2], beta)
     if weight is None or (linear.bias is not None and bias is None):
         return False
-    _write(graph, node, 1, weight)
+    write(graph, node, 1, weight)
     if bias is not None:
-        _write(graph, node, 2, bias)
+        write(graph, node, 2, bias)
     for name in ("alpha", "beta"):
         node.attrs.pop(name, None)
     return True
@@ -187,14 +184,14 @@ def _apply(graph: Graph, linear: Linear, side: int, scale: F64 | None, shift: F6
     weight = linear.node.inputs[1]
     values = graph.values(weight).astype(np.float64)
     new = values if scale is None else linear.grouped(values) * linear.along(scale, side)
-    rounded = _as(new.reshape(values.shape), weight)
+    narrow = rounded(new.reshape(values.shape), weight)
     factor = scale if side == 0 else None
     extra = linear.response(values, shift) if side and shift is not None else shift
     bias = _new_bias(graph, linear, factor, extra)
-    if rounded is None or bias is None:
+    if narrow is None or bias is None:
         return False
     if scale is not None:
-        _write(graph, linear.node, 1, rounded)
+        write(graph, linear.node, 1, narrow)
     if bias.size:
         _write_bias(graph, linear, bias)
     return True
@@ -209,43 +206,27 @@ def _new_bias(graph: Graph, linear: Linear, factor: F64 | None, extra: F64 | Non
         if extra is None:
             return unchanged
         fresh = np.broadcast_to(extra, (linear.channels(0),))
-        return None if linear.node.op == "MatMul" else _as(fresh, linear.node.inputs[1])
+        return None if linear.node.op == "MatMul" else rounded(fresh, linear.node.inputs[1])
     node, slot = linear.bias
     old = node.inputs[slot]
     if not graph.is_constant(old):
         return None
     values = graph.values(old).astype(np.float64)
     values = values if factor is None else values * factor
-    return _as(values if extra is None else values + extra, old)
+    return rounded(values if extra is None else values + extra, old)
 
 
 def _write_bias(graph: Graph, linear: Linear, values: Array) -> None:
     if linear.bias is not None:
-        _write(graph, *linear.bias, values)
+        write(graph, *linear.bias, values)
         return
     node = linear.node
     bias = graph.const(f"{node.name or node.outputs[0].name}_bias", values)
     graph.set_inputs(node, [*node.inputs[:2], bias])
 
 
-def _write(graph: Graph, node: Node, slot: int, values: Array) -> None:
-    """Give a slot new values: under the old name if nobody else reads that constant."""
-    old = node.inputs[slot]
-    if len(graph.users(old)) == 1 and not graph.is_pinned(old):
-        graph.make_constant(old, values)
-    else:
-        graph.set_input(node, slot, graph.const(old.name, values))
-
-
 def _rounded(graph: Graph, constant: Tensor, factor: F64) -> Array | None:
     """A constant times a factor in its own type; None if it is none, or becomes infinite."""
     if not graph.is_constant(constant):
         return None
-    return _as(graph.values(constant).astype(np.float64) * factor, constant)
-
-
-def _as(values: F64, like: Tensor) -> Array | None:
-    """Values rounded to a tensor's type; None if they overflow it."""
-    with np.errstate(over="ignore"):
-        rounded = values.astype(like.dtype)
-    return rounded if np.isfinite(rounded.astype(np.float64)).all() else None
+    return rounded(graph.values(constant).astype(np.float64) * factor, constant)

@@ -1,8 +1,8 @@
 """A linear operator with a constant weight, seen through its channels.
 
 What ``fold-scales`` needs to know of Conv, ConvTranspose, Gemm and MatMul alike: which axis of the
-weight, of the data and of the result counts the channels, and what a constant input gives; and of
-the element-wise nodes beside them: by what they scale and shift.
+weight, of the data and of the result counts the channels, and what a constant input gives; and,
+``fold-norm-scales`` too, of the element-wise nodes beside them: by what they scale and shift.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from qcompiler.graph import Graph, Node, Tensor
 from qcompiler.match import is_float
 
 F64: TypeAlias = NDArray[np.float64]
+
+SCALAR_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
+"""Operators that commute with a scalar factor, and that one is carried through."""
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Readers that see the shape of a tensor, not its values.
@@ -89,6 +92,17 @@ def sole_reader(graph: Graph, tensor: Tensor) -> tuple[Node, int] | None:
     """The one (node, slot) that reads a tensor's values; None if there are more or it is pinned."""
     users = [(n, i) for n, i in graph.users(tensor) if n.op not in _BLIND or n.domain]
     return users[0] if len(users) == 1 and not graph.is_pinned(tensor) else None
+
+
+def upstream(graph: Graph, tensor: Tensor) -> Tensor | None:
+    """Where the data come from, through data movement that nobody else looks into."""
+    while True:
+        if sole_reader(graph, tensor) is None:
+            return None
+        node = graph.producer(tensor)
+        if node is None or node.op not in SCALAR_MOVES or node.domain:
+            return tensor
+        tensor = node.inputs[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ PREPARE: tuple[str, ...] = (
     "convert-opset",
     "drop-identity",
     "drop-casts",
+    "fold-weight-moves",
     "fuse-layer-norm",
     "fuse-rms-norm",
     "fuse-gelu",
@@ -29,6 +30,7 @@ PREPARE: tuple[str, ...] = (
     "fuse-hard-swish",
     "fold-batch-norm",
     "fold-scales",
+    "fold-norm-scales",
     "split-shared-weights",
 )
 # Q/DQ needs this opset at least: per-axis scales and an axis attribute came with it.

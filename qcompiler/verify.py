@@ -179,18 +179,31 @@ def _check_granularity(node: Node, scale: tuple[int, ...]) -> None:
 
 
 def _check_pair(graph: Graph, quantize: Node, dequantize: Node) -> None:
-    whose = f"is not that of its QuantizeLinear {label(quantize)!r}"
+    what = pair_fault(graph, quantize, dequantize)
+    if what:
+        raise VerifyError(
+            f"its {what} is not that of its QuantizeLinear {label(quantize)!r}",
+            where=label(dequantize),
+        )
+
+
+def pair_fault(graph: Graph, quantize: Node, dequantize: Node) -> str:
+    """In what a ``QuantizeLinear`` and a ``DequantizeLinear`` differ; empty if they are a pair.
+
+    Constants are equal if type, shape and bytes are; computed ones if they are one tensor. The axis
+    counts only where there is more than one scale.
+    """
     scale = _input(dequantize, 1)
     if not _same(graph, _input(quantize, 1), scale):
-        raise VerifyError(f"its scale {whose}", where=label(dequantize))
+        return "scale"
     if not _same_zero(graph, _input(quantize, 2), _input(dequantize, 2)):
-        raise VerifyError(f"its zero point {whose}", where=label(dequantize))
+        return "zero point"
     if scale is not None and scale.shape == []:
-        return
+        return ""
     if _axis(quantize) != _axis(dequantize):
-        raise VerifyError(f"its axis {whose}", where=label(dequantize))
-    if quantize.attrs.get("block_size", 0) != dequantize.attrs.get("block_size", 0):
-        raise VerifyError(f"its block size {whose}", where=label(dequantize))
+        return "axis"
+    same = quantize.attrs.get("block_size", 0) == dequantize.attrs.get("block_size", 0)
+    return "" if same else "block size"
 
 
 def _axis(node: Node) -> int:

@@ -137,8 +137,9 @@ class Verdict:
 # scale in front of them has one reader now, into which it folds.
 MERGES = ("merge-siblings", "split-heads", "fold-scales")
 # Attention is quantized only if it is written out, with nothing between the softmax and its Q; the
-# scale folds into the projections, as long as these are not merged.
-EXPANDS = ("expand-attention", "drop-nan-guards", "fold-scales", *MERGES)
+# scale folds into the projections or their norms, as long as these are not merged.
+_WRITTEN_OUT = ("expand-attention", "drop-nan-guards", "fold-scales", "fold-norm-scales")
+EXPANDS = (*_WRITTEN_OUT, *MERGES, "fold-requantization")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ LAYERS = (
         "load",
         "emit",
         "linear",
+        "parameters",
         "cut",
         "behind",
         "bodies",
