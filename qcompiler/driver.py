@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from qcompiler import __version__, run_time, targets
+from qcompiler import __version__, roles, run_time, targets
 from qcompiler import recipe as recipes
 from qcompiler.apply import apply
 from qcompiler.backends import onnxruntime as ort
 from qcompiler.calibrate import Example, Split, Statistics, collect
-from qcompiler.compare import compare, outputs_of
+from qcompiler.compare import Distance, compare, outputs_of
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import open_data
 from qcompiler.data.spec import InputSpec
@@ -121,6 +121,7 @@ class Compilation:
         self.held_out: list[Mapping[str, Any]] = []
         self.data_source = "none"
         self.narrow: tuple[str, ...] = ()
+        self.logits: frozenset[str] = frozenset()
         self.steps: tuple[Step, ...] = ()
         self.ops_before: dict[str, int] = {}
         self.bytes_before = 0
@@ -250,6 +251,8 @@ class Compilation:
                 self._hold_out(graph, data)
         covered, specs = coverage(graph, plan), input_specs(graph)
         self.narrow = tuple(s.name for s in specs if s.dtype.name in NARROW)
+        if self.example is not None:
+            self.logits = roles.logits(graph)
         with self.journal.stage("apply"):
             self.steps += apply(graph, plan)
         outputs = self._verify(graph, plan.base)
@@ -281,7 +284,7 @@ class Compilation:
     def _compare(self, graph: Graph, base: str) -> tuple[OutputError, ...]:
         why = obstacle(graph, base)
         custom, update = self.options.custom_ops, self.options.progress.update
-        optimized: dict[str, tuple[float, float]] = {}
+        optimized: dict[str, Distance] = {}
         with judged(graph, base, self.narrow) as model:
             if why:
                 self.journal.warn(_not_run(why, verified=model is not None))
@@ -290,7 +293,8 @@ class Compilation:
             with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
                 expected = outputs_of(session, self.held_out, update)
             with ort.OrtSession(model, custom_ops=custom) as session:
-                plain = compare(expected, session, fed(model, self.held_out), update)
+                feeds = fed(model, self.held_out)
+                plain = compare(expected, session, feeds, update, logits=self.logits)
         with runnable(graph) as model:
             try:
                 if not why:
