@@ -223,9 +223,9 @@ def test_verification_runs_on_samples_that_were_not_calibrated_on(
 
         return collect(proto, tensors, Watched(), **rest)
 
-    def compared(reference: Any, tests: Any, samples: Any, *rest: Any) -> Any:
+    def compared(reference: Any, tests: Any, samples: Any, *rest: Any, **named: Any) -> Any:
         verified.extend(s["x"].tobytes() for s in samples)
-        return compare(reference, tests, samples, *rest)
+        return compare(reference, tests, samples, *rest, **named)
 
     monkeypatch.setattr(driver, "collect", watched)
     monkeypatch.setattr(driver, "compare", compared)
