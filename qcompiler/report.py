@@ -145,7 +145,7 @@ def coverage(graph: Graph, plan: QuantPlan) -> Coverage:
             continue
         nodes += 1
         chosen = label(node) in quantized
-        macs[chosen] += _macs(graph, node)
+        macs[chosen] += macs_of(graph, node)
         slot = ops.weight_slot(graph, node)
         if slot is not None and id(node.inputs[slot]) not in seen:
             seen.add(id(node.inputs[slot]))
@@ -165,7 +165,8 @@ def _elements(tensor: Tensor) -> int:
     return math.prod(d if isinstance(d, int) else 1 for d in tensor.shape or ())
 
 
-def _macs(graph: Graph, node: Node) -> int:
+def macs_of(graph: Graph, node: Node) -> int:
+    """Multiply-accumulates of a linear operator; an unknown axis counts as 1."""
     size = _elements(node.outputs[0])
     slot = ops.weight_slot(graph, node)
     if node.op == "ConvTranspose" and slot is not None:

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 import qcompiler.graph
 from models import build
-from qcompiler import driver
+from qcompiler import driver, judge
 from qcompiler.backends import onnxruntime
 from qcompiler.calibrate import collect
 from qcompiler.compare import compare
@@ -228,7 +228,7 @@ def test_verification_runs_on_samples_that_were_not_calibrated_on(
         return compare(reference, tests, samples, *rest, **named)
 
     monkeypatch.setattr(driver, "collect", watched)
-    monkeypatch.setattr(driver, "compare", compared)
+    monkeypatch.setattr(judge, "compare", compared)
     data = {"x": normal("data", (32 * 40, 64))}
     report = driver.compile(build.load("mlp"), data=data).report
     assert (len(used), len(set(verified))) == (report.samples, report.held_out) == (35, 5)

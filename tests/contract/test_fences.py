@@ -59,6 +59,7 @@ LAYERS = (
         "scan",
         "residual",
         "decide",
+        "divergence",
         "report",
         "lint",
         "prepare",
@@ -71,6 +72,7 @@ LAYERS = (
     {"engine"},
     {"migrate", "export"},
     {"options", "result"},
+    {"judge"},
     {"driver"},
     {"cli", "__main__"},
 )
