@@ -42,8 +42,8 @@ ROUNDS = 3
 MOST_BYTES = 1 << 30
 """Weights beyond which a model is not compiled for trial."""
 
-WORTH = 0.01
-"""Share of the time that quantizing must save: less is not worth a rounding."""
+WORTH = 0.02
+"""Share of the time that quantizing must save: less is not worth a rounding, nor sure."""
 
 
 @dataclass(frozen=True)
