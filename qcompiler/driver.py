@@ -15,25 +15,24 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-from onnx import ModelProto
 
-from qcompiler import __version__, run_time, targets
+from qcompiler import __version__, roles, run_time, targets
 from qcompiler import recipe as recipes
 from qcompiler.apply import apply
 from qcompiler.backends import onnxruntime as ort
 from qcompiler.calibrate import Example, Split, Statistics, collect
-from qcompiler.compare import compare, outputs_of
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import open_data
-from qcompiler.data.spec import InputSpec
 from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
+from qcompiler.divergence import spared
 from qcompiler.engine.weigh import weighed
-from qcompiler.errors import UnsupportedError, UsageError
+from qcompiler.errors import UsageError
 from qcompiler.evaluate import Evaluation
 from qcompiler.graph import Graph, label
 from qcompiler.inputs import input_specs
 from qcompiler.islands import watched
+from qcompiler.judge import Judge, Source
 from qcompiler.load import load
 from qcompiler.narrow import NARROW
 from qcompiler.noise import needed
@@ -45,13 +44,12 @@ from qcompiler.progress import Journal
 from qcompiler.recipe import Recipe, interface, require_base
 from qcompiler.report import Coverage, Metric, OutputError, Report, coverage, op_counts
 from qcompiler.result import Result
-from qcompiler.running import fed, judged, obstacle, runnable
+from qcompiler.running import runnable
 from qcompiler.scan import model_digest, scan
 from qcompiler.targets.base import Target
 
 __all__ = ["Compilation", "Data", "Options", "Result", "Source", "compile"]
 
-Source = str | Path | bytes | ModelProto
 Data = str | Path | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
@@ -120,7 +118,6 @@ class Compilation:
         self.journal = Journal(options.progress)
         self.held_out: list[Mapping[str, Any]] = []
         self.data_source = "none"
-        self.narrow: tuple[str, ...] = ()
         self.steps: tuple[Step, ...] = ()
         self.ops_before: dict[str, int] = {}
         self.bytes_before = 0
@@ -161,8 +158,11 @@ class Compilation:
             points = scan(graph, self.recipe, self.target)
         if why := run_time.notice(self.recipe, self.target):
             self.journal.warn(why)
-        if self.options.force:
-            return points
+        return points if self.options.force else self._weighed(graph, points)
+
+    def _weighed(
+        self, graph: Graph, points: Points, leave: Mapping[str, str] | None = None
+    ) -> Points:
         return weighed(
             graph,
             points,
@@ -171,6 +171,7 @@ class Compilation:
             shapes=self.options.shapes,
             card=self.options.gpu,
             journal=self.journal,
+            leave=leave,
         )
 
     def calibrate(self, graph: Graph, points: Points, data: Data | None) -> Statistics:
@@ -209,15 +210,48 @@ class Compilation:
             self.journal.warn("one sample only: there is none left to verify on")
         return Statistics(points.model_digest, dataset.source, dataset.synthetic, count, histograms)
 
-    def decide(self, graph: Graph, points: Points, statistics: Statistics) -> QuantPlan:
-        """Choose every scale, and what stays in float32."""
+    def decide(
+        self, graph: Graph, points: Points, statistics: Statistics
+    ) -> tuple[Points, QuantPlan]:
+        """Choose every scale, and what stays in float32.
+
+        Returns:
+            The points, less what costs a language model too much, and the plan.
+        """
         self.data_source = statistics.source
-        update = self.options.progress.update
-        with self.journal.stage("decide"):
-            plan = decide(graph, points, statistics, self.recipe, progress=update)
+        plan = self._decide(graph, points, statistics)
         if plan.synthetic:
             self.journal.warn(WARNING)
-        return self._spare(graph, plan)
+        dear = self._beyond_budget(graph, points, plan)
+        if dear:
+            points = scan(graph, self.recipe, self.target, dear)
+            points = self._weighed(graph, points, dear)
+            plan = self._decide(graph, points, statistics)
+        return points, self._spare(graph, plan)
+
+    def _decide(self, graph: Graph, points: Points, statistics: Statistics) -> QuantPlan:
+        update = self.options.progress.update
+        with self.journal.stage("decide"):
+            return decide(graph, points, statistics, self.recipe, progress=update)
+
+    def _beyond_budget(self, graph: Graph, points: Points, plan: QuantPlan) -> dict[str, str]:
+        """Node -> why it is left in float: a language model would lose too much."""
+        logits = roles.logits(graph)
+        asked = not (self.options.force or self.options.points)
+        dynamic = any(d.storage.dynamic for d in plan.activations)
+        if not asked or not logits or dynamic or self.example is None or graph.is_large:
+            return {}
+        with self.journal.stage("spare"):
+            return spared(
+                graph,
+                plan,
+                points.needs,
+                [self.example, *self.held_out],
+                logits,
+                self.recipe.budget,
+                custom_ops=self.options.custom_ops,
+                progress=self.options.progress.update,
+            )
 
     def _spare(self, graph: Graph, plan: QuantPlan) -> QuantPlan:
         """The plan with the nodes whose rounding to 16 bits spoils the outputs kept in float32.
@@ -242,18 +276,25 @@ class Compilation:
         plan = self.options.plan
         if plan is None:
             statistics = self.calibrate(graph, points, data)
-            plan = self.decide(graph, points, statistics)
+            points, plan = self.decide(graph, points, statistics)
         else:
             if plan.synthetic:
                 self.journal.warn(WARNING)
             if data is not None:
                 self._hold_out(graph, data)
         covered, specs = coverage(graph, plan), input_specs(graph)
-        self.narrow = tuple(s.name for s in specs if s.dtype.name in NARROW)
+        judge = Judge(
+            self.source,
+            self.held_out,
+            frozenset(s.name for s in specs if s.dtype.name in NARROW),
+            frozenset() if self.example is None else roles.logits(graph),
+            self.options,
+            self.journal,
+        )
         with self.journal.stage("apply"):
             self.steps += apply(graph, plan)
-        outputs = self._verify(graph, plan.base)
-        metric = self._evaluate(graph, specs, plan.base, evaluation)
+        outputs = judge.verify(graph, plan.base)
+        metric = judge.evaluate(graph, specs, plan.base, evaluation)
         report = self._report(graph, plan, statistics, covered, outputs, metric)
         return Result(graph, points, statistics, plan, report)
 
@@ -271,63 +312,6 @@ class Compilation:
             pass
         self.held_out, self.example = split.held_out, samples.feeds
         return dataset
-
-    def _verify(self, graph: Graph, base: str) -> tuple[OutputError, ...]:
-        if not self.held_out:
-            return ()
-        with self.journal.stage("verify"):
-            return self._compare(graph, base)
-
-    def _compare(self, graph: Graph, base: str) -> tuple[OutputError, ...]:
-        why = obstacle(graph, base)
-        custom, update = self.options.custom_ops, self.options.progress.update
-        optimized: dict[str, tuple[float, float]] = {}
-        with judged(graph, base, self.narrow) as model:
-            if why:
-                self.journal.warn(_not_run(why, verified=model is not None))
-            if model is None:
-                return ()
-            with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
-                expected = outputs_of(session, self.held_out, update)
-            with ort.OrtSession(model, custom_ops=custom) as session:
-                plain = compare(expected, session, fed(model, self.held_out), update)
-        with runnable(graph) as model:
-            try:
-                if not why:
-                    with ort.OrtSession(model, level="all", custom_ops=custom) as session:
-                        feeds = fed(model, self.held_out)
-                        optimized = compare(expected, session, feeds, update)
-            except UnsupportedError as error:
-                self.journal.warn(f"with its graph optimizations on, {error.message}")
-        found = tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
-        broken = [o for o in found if o.breaks_when_optimized]
-        if broken:
-            self.journal.warn(
-                f"with its graph optimizations on, ONNX Runtime computes something else "
-                f"(output {broken[0].output}: {broken[0].sqnr_db_optimized:.0f} dB instead of "
-                f"{broken[0].sqnr_db:.0f} dB); run the model with them off"
-            )
-        return found
-
-    def _evaluate(
-        self,
-        graph: Graph,
-        specs: tuple[InputSpec, ...],
-        base: str,
-        evaluation: Evaluation | None,
-    ) -> Metric | None:
-        if evaluation is None:
-            return None
-        custom, update = self.options.custom_ops, self.options.progress.update
-        with self.journal.stage("evaluate"), judged(graph, base, self.narrow) as model:
-            if model is None:
-                self.journal.warn(_not_run(obstacle(graph, base), verified=False))
-                return None
-            with ort.OrtSession(_original(self.source), custom_ops=custom) as session:
-                name, before, samples = evaluation.score(session, specs, update)
-            with ort.OrtSession(model, custom_ops=custom) as session:
-                _, after, _ = evaluation.score(session, specs, update)
-        return Metric(name, before, after, samples)
 
     def _report(
         self,
@@ -384,13 +368,3 @@ def _file_bytes(source: Source) -> int:
         e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"
     }
     return sum(file.stat().st_size for file in (path, *(path.parent / n for n in beside)))
-
-
-def _not_run(why: str, *, verified: bool) -> str:
-    how = "figures are of the same graph in float32, every tensor rounded to 16 bits"
-    return f"the result was not run as it is: {why}; {how if verified else 'nothing was verified'}"
-
-
-def _original(source: Source) -> ModelProto | bytes | Path:
-    """The user's model as ONNX Runtime loads it."""
-    return Path(source) if isinstance(source, str) else source

@@ -60,6 +60,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         base: Element type of the float tensors of the result.
         io: Element type of the float inputs and outputs of the result.
         heads: Whether language-model heads and routers are quantized too.
+        budget: The largest divergence, in nats a token, that quantizing may cost a language model:
+            0.01 is one percent of perplexity. What costs most for its work stays in float; ``inf``
+            lets everything pass.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
         rule: Exceptions, the first that matches wins.
@@ -72,6 +75,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: Base = "float32"
     io: Io = "keep"
     heads: bool = False
+    budget: float = 0.01
     range: str = "auto"
     search_weights: bool = True
     rule: tuple[Rule, ...] = ()
@@ -79,6 +83,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.scales != "tensor" and self.format != "fp8_e4m3":
             raise ValueError(f'scales = "{self.scales}" needs format = "fp8_e4m3"')
+        if not self.budget > 0:
+            raise ValueError("budget must be a positive number of nats a token, or inf")
 
     @property
     def rows(self) -> str:

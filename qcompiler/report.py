@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from qcompiler import ops
+from qcompiler.compare import Distance
 from qcompiler.graph import Graph, Node, Tensor, label
 from qcompiler.plan import QuantPlan
 
@@ -27,26 +28,28 @@ class OutputError(msgspec.Struct, frozen=True):
         cosine: Cosine similarity.
         sqnr_db_optimized: The same with ONNX Runtime's graph optimizations on; None if the
             optimizer cannot load the model.
+        divergence: Of the logits of a language model: Kullback-Leibler divergence in nats a
+            token, so about ``exp(divergence)`` times the perplexity; 999 if one is not finite.
     """
 
     output: str
     sqnr_db: float
     cosine: float
     sqnr_db_optimized: float | None = None
+    divergence: float | None = None
 
     @classmethod
-    def of(
-        cls, output: str, plain: tuple[float, float], optimized: tuple[float, float] | None
-    ) -> OutputError:
-        """From (SQNR in dB, cosine), either of which may be infinite.
+    def of(cls, output: str, plain: Distance, optimized: Distance | None) -> OutputError:
+        """From distances, whose numbers may be infinite.
 
         Args:
             output: Name.
             plain: Without graph optimizations.
             optimized: With them, if they could be measured.
         """
-        rest = None if optimized is None else _finite(optimized[0])
-        return cls(output, _finite(plain[0]), plain[1], rest)
+        rest = None if optimized is None else _finite(optimized.sqnr_db)
+        nats = None if plain.divergence is None else _finite(plain.divergence)
+        return cls(output, _finite(plain.sqnr_db), plain.cosine, rest, nats)
 
     @property
     def breaks_when_optimized(self) -> bool:
@@ -120,8 +123,8 @@ class Report(msgspec.Struct, frozen=True):
     schema_version: int = VERSION
 
 
-def _finite(sqnr_db: float) -> float:
-    return min(max(sqnr_db, -EQUAL_DB), EQUAL_DB)
+def _finite(value: float) -> float:
+    return min(max(value, -EQUAL_DB), EQUAL_DB)
 
 
 def op_counts(graph: Graph) -> dict[str, int]:
@@ -142,7 +145,7 @@ def coverage(graph: Graph, plan: QuantPlan) -> Coverage:
             continue
         nodes += 1
         chosen = label(node) in quantized
-        macs[chosen] += _macs(graph, node)
+        macs[chosen] += macs_of(graph, node)
         slot = ops.weight_slot(graph, node)
         if slot is not None and id(node.inputs[slot]) not in seen:
             seen.add(id(node.inputs[slot]))
@@ -162,7 +165,8 @@ def _elements(tensor: Tensor) -> int:
     return math.prod(d if isinstance(d, int) else 1 for d in tensor.shape or ())
 
 
-def _macs(graph: Graph, node: Node) -> int:
+def macs_of(graph: Graph, node: Node) -> int:
+    """Multiply-accumulates of a linear operator; an unknown axis counts as 1."""
     size = _elements(node.outputs[0])
     slot = ops.weight_slot(graph, node)
     if node.op == "ConvTranspose" and slot is not None:

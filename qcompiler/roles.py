@@ -12,13 +12,14 @@ costs more than the bytes of one layer:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from qcompiler import ops
 from qcompiler.graph import Graph, Node, Tensor
 
 # What stands between logits and their use.
-_PASSES = frozenset({"Add", "Cast", "Softmax", "LogSoftmax", "Sigmoid", "Mul", "Div"})
+_NORMALIZES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+_PASSES = frozenset({"Add", "Cast", "Mul", "Div"}) | _NORMALIZES
 _PICKS = frozenset({"TopK", "ArgMax"})
 _STEPS = 6
 
@@ -33,13 +34,28 @@ def kept(graph: Graph, node: Node, slot: int) -> str:
     """
     if node.op not in ("MatMul", "Gemm"):
         return ""
-    shape = ops.constant_shape(node.inputs[slot])
-    columns = shape[ops.weight_axis(node, slot, len(shape))]
     if _picks(graph, node):
         return "a router: what it picks must not change"
-    if columns in _vocabularies(graph) and _reaches_output(graph, node):
+    if _is_head(graph, node, slot):
         return "the language-model head: its logits are what the model is judged by"
     return ""
+
+
+def logits(graph: Graph) -> frozenset[str]:
+    """Outputs of the graph that are what a language-model head computes, before any softmax."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        slot = ops.weight_slot(graph, node) if node.op in ("MatMul", "Gemm") else None
+        if slot is not None and _is_head(graph, node, slot):
+            made = _ahead(graph, node, _PASSES - _NORMALIZES)
+            found.update(t.name for t in made if graph.is_output(t))
+    return frozenset(found)
+
+
+def _is_head(graph: Graph, node: Node, slot: int) -> bool:
+    shape = ops.constant_shape(node.inputs[slot])
+    columns = shape[ops.weight_axis(node, slot, len(shape))]
+    return columns in _vocabularies(graph) and _reaches_output(graph, node)
 
 
 def _vocabularies(graph: Graph) -> set[int]:
@@ -67,12 +83,12 @@ def _picks(graph: Graph, node: Node) -> bool:
     return any(u.op in _PICKS for t in _ahead(graph, node) for u, _ in graph.users(t))
 
 
-def _ahead(graph: Graph, node: Node) -> Iterator[Tensor]:
+def _ahead(graph: Graph, node: Node, through: Collection[str] = _PASSES) -> Iterator[Tensor]:
     """The result, and what is made of it by moving it, scaling it or normalizing it."""
     stack = [(node.outputs[0], _STEPS)]
     while stack:
         tensor, left = stack.pop()
         yield tensor
         for user, _ in graph.users(tensor):
-            if left and ops.is_standard(user) and (user.op in _PASSES or ops.moves_data(user)):
+            if left and ops.is_standard(user) and (user.op in through or ops.moves_data(user)):
                 stack += [(t, left - 1) for t in user.outputs]

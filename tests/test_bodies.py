@@ -42,7 +42,7 @@ SAME_NAMES = """g (float[2] x, bool c) => (float[2] y) {
       a = Mul (x, k)
       p = If (c) <
         then_branch = tt () => (float[2] q) { q = Neg (a) },
-        else_branch = te () => (float[2] q) { q = Exp (a) }
+        else_branch = kept () => (float[2] q) { q = Exp (a) }
       >
     },
     else_branch = e () => (float[2] p) { a = Neg (x) p = Neg (a) }
@@ -114,7 +114,7 @@ def test_names_become_distinct() -> None:
     model = hand_made.model(SAME_NAMES)
     loaded = load(model)
     text = listing(loaded)
-    assert 'te () => (float[2] "node_of_y/then_branch/node_of_p/else_branch/q")' in text
+    assert 'kept () => (float[2] "node_of_y/then_branch/node_of_p/else_branch/q")' in text
     assert '"node_of_y/else_branch/a" = Neg (x)' in text
     bodies = [g for n in loaded.nodes for g in loaded.bodies(n)]
     names = [n for body in bodies for n in protos.names_inside(body)]

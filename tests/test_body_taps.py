@@ -19,7 +19,7 @@ MODEL = """g (float[2] x, float[3,2] xs, bool c, int64 trips) =>
       h = Mul (x, x)
       p = If (c) <
         then_branch = tt () => (float[2] pa) { pa = Add (h, x) },
-        else_branch = te () => (float[2] pb) { pb = Neg (h) }
+        else_branch = kept () => (float[2] pb) { pb = Neg (h) }
       >
     },
     else_branch = e () => (float[2] q) { q = Exp (x) }

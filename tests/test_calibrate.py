@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -234,6 +235,13 @@ def test_what_is_only_watched_is_run_for_a_share_of_the_samples() -> None:
     assert count == 1000 - len(split.held_out)
     assert 32 < len(drawn) < 128
     assert found["y"].maximum == pytest.approx(float(np.exp(np.max(drawn))), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "bfloat16", "int4", "uint4"])
+def test_samples_of_narrow_types_have_a_key(name: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    keys = {Sample.of({"x": np.array(v, dtype)}).key for v in ([0, 1], [1, 0], [[0, 1]], 1)}
+    assert len(keys) == 4
 
 
 def test_the_example_does_not_depend_on_the_order() -> None:

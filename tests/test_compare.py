@@ -22,7 +22,7 @@ def _measure(
     test: str, reference: str = "y = Identity (x)", **constants: Any
 ) -> tuple[float, float]:
     expected = outputs_of(_session(reference, **constants), FEEDS)
-    return compare(expected, _session(test, **constants), FEEDS)["y"]
+    return compare(expected, _session(test, **constants), FEEDS)["y"][:2]
 
 
 def test_sums_run_over_all_samples_together() -> None:
@@ -89,3 +89,29 @@ def test_progress_is_told() -> None:
     found = compare(expected, other, FEEDS, lambda done, total: seen.append((done, total)))
     assert found["y"][0] == pytest.approx(10 * math.log10(1 / 4))
     assert seen == [(1, 2), (2, 2)] * 2
+
+
+def test_the_divergence_of_logits_is_that_of_their_distributions() -> None:
+    """Of one half and one half from p and 1 - p, it is ``-ln(4 p (1 - p)) / 2``."""
+    even, odd = _session("y = Sub (x, x)"), _session("y = Mul (x, k)", k=f32([0, 0.1]))
+    found = compare(outputs_of(even, FEEDS), odd, FEEDS, logits={"y"})["y"].divergence
+    p = [1 / (1 + math.exp(-0.1 * x)) for x in (4, 5)]
+    nats = sum(-math.log(4 * q * (1 - q)) / 2 for q in p) / 2
+    assert found == pytest.approx(nats, rel=1e-6)
+
+
+def test_a_constant_beside_all_logits_changes_no_distribution() -> None:
+    same, shifted = _session("y = Identity (x)"), _session("y = Add (x, k)", k=f32([8]))
+    found = compare(outputs_of(same, FEEDS), shifted, FEEDS, logits={"y"})["y"]
+    assert found.divergence == pytest.approx(0, abs=1e-12)
+    assert found.sqnr_db < 0
+
+
+def test_logits_that_are_not_finite_are_infinitely_far() -> None:
+    same, broken = _session("y = Identity (x)"), _session("y = Div (x, k)", k=f32([0]))
+    assert compare(outputs_of(same, FEEDS), broken, FEEDS, logits={"y"})["y"].divergence == math.inf
+
+
+def test_only_logits_have_a_divergence() -> None:
+    same = _session("y = Identity (x)")
+    assert compare(outputs_of(same, FEEDS), same, FEEDS)["y"].divergence is None

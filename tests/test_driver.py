@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 import qcompiler.graph
 from models import build
-from qcompiler import driver
+from qcompiler import driver, judge
 from qcompiler.backends import onnxruntime
 from qcompiler.calibrate import collect
 from qcompiler.compare import compare
@@ -157,7 +157,7 @@ def test_real_data_are_not_called_synthetic() -> None:
     result = driver.compile(build.load("mlp"), data=data, options=Options(progress=recorded))
     assert _warned(result, recorded) == (False,) * 4
     assert recorded.warnings == []
-    assert recorded.stages == ["prepare", "scan", "calibrate", "decide", "apply", "verify"]
+    assert recorded.stages == ["prepare", "scan", "calibrate", "decide", "round", "apply", "verify"]
 
 
 def test_a_glob_that_matches_nothing_is_the_callers_error() -> None:
@@ -223,12 +223,12 @@ def test_verification_runs_on_samples_that_were_not_calibrated_on(
 
         return collect(proto, tensors, Watched(), **rest)
 
-    def compared(reference: Any, tests: Any, samples: Any, *rest: Any) -> Any:
+    def compared(reference: Any, tests: Any, samples: Any, *rest: Any, **named: Any) -> Any:
         verified.extend(s["x"].tobytes() for s in samples)
-        return compare(reference, tests, samples, *rest)
+        return compare(reference, tests, samples, *rest, **named)
 
     monkeypatch.setattr(driver, "collect", watched)
-    monkeypatch.setattr(driver, "compare", compared)
+    monkeypatch.setattr(judge, "compare", compared)
     data = {"x": normal("data", (32 * 40, 64))}
     report = driver.compile(build.load("mlp"), data=data).report
     assert (len(used), len(set(verified))) == (report.samples, report.held_out) == (35, 5)

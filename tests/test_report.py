@@ -9,6 +9,7 @@ import pytest
 
 from models import build
 from qcompiler import plan as products
+from qcompiler.compare import Distance
 from qcompiler.plan import Decision, QuantPlan, Slot, Storage
 from qcompiler.report import Coverage, OutputError, Report, coverage, op_counts
 from tests.compiled import compiled
@@ -100,14 +101,14 @@ def test_operators_are_counted_with_their_domain() -> None:
     ("sqnr", "written"), [(31.5, 31.5), (math.inf, 999.0), (-math.inf, -999.0)]
 )
 def test_ratios_are_numbers_in_json(sqnr: float, written: float) -> None:
-    error = OutputError.of("y", (sqnr, 1.0), (sqnr, 1.0))
+    error = OutputError.of("y", Distance(sqnr, 1.0), Distance(sqnr, 1.0))
     raw = msgspec.json.encode(error)
     assert msgspec.json.decode(raw, type=OutputError) == error
     assert error == OutputError("y", written, 1.0, written)
 
 
 def test_an_optimizer_that_fails_is_none() -> None:
-    assert OutputError.of("y", (30.0, 1.0), None).sqnr_db_optimized is None
+    assert OutputError.of("y", Distance(30.0, 1.0), None).sqnr_db_optimized is None
 
 
 @pytest.mark.parametrize("name", build.names())

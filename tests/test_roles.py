@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from qcompiler.plan import Points
-from tests.hand_made import INT8, nodes, scanned
+from qcompiler.roles import logits
+from tests.hand_made import INT8, graph, nodes, scanned
 
 TABLE = "e = Gather (table, ids)"
 
@@ -68,3 +69,19 @@ def test_s19_a_router_picks(tail: str) -> None:
     points = _scanned(body, "int64[A,B] y")
     assert "a router" in points.skipped["router"]
     assert nodes(_scanned(body, "int64[A,B] y", heads=True).weights, "weight") == {"router"}
+
+
+@pytest.mark.parametrize(
+    ("tail", "found"),
+    [
+        ("y = MatMul (e, W)", {"y"}),
+        ("h = MatMul (e, W)  y = Add (h, b)", {"y"}),
+        ("h = MatMul (e, W)  y = Softmax (h)", set()),  # probabilities
+        ("h = MatMul (e, W)  y = Relu (h)", set()),
+        ("h = MatMul (x, W)  y = MatMul (h, T)", set()),  # of no vocabulary
+    ],
+)
+def test_the_logits_are_what_a_head_computes(tail: str, found: set[str]) -> None:
+    text = f"g (int64[4] ids, float[4,32] x) => (float[4,n] y) {{ {TABLE} {tail} }}"
+    made = graph(text, table=(256, 32), W=(32, 256), b=(256,), T=(256, 32))
+    assert logits(made) == found

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 from qcompiler.errors import BackendError, UnsupportedError
 
@@ -29,6 +29,17 @@ _LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 
+
+# Types that NumPy does not know itself: ONNX Runtime takes and gives their bits.
+_BITS = {
+    "tensor(bfloat16)": TensorProto.BFLOAT16,
+    "tensor(float8e4m3fn)": TensorProto.FLOAT8E4M3FN,
+    "tensor(float8e4m3fnuz)": TensorProto.FLOAT8E4M3FNUZ,
+    "tensor(float8e5m2)": TensorProto.FLOAT8E5M2,
+    "tensor(float8e5m2fnuz)": TensorProto.FLOAT8E5M2FNUZ,
+}
+_PACKED = ("tensor(int4)", "tensor(uint4)", "tensor(float4e2m1)")
+_UNSIGNED = {1: np.uint8, 2: np.uint16}
 
 _FETCHED = onnxruntime.RunOptions()
 _FETCHED.only_execute_path_to_fetches = True
@@ -81,6 +92,14 @@ class OrtSession:
                 hint="custom operators need their library (--custom-ops LIB); otherwise simplify "
                 "or re-export the model until ONNX Runtime runs it",
             ) from error
+        ports = [*self._session.get_inputs(), *self._session.get_outputs()]
+        for port in ports:
+            if port.type in _PACKED:
+                raise UnsupportedError(
+                    f"{port.name!r} is a {port.type}: ONNX Runtime neither takes nor gives these",
+                    hint="let inputs and outputs of the model have 8 bits or more",
+                )
+        self._bits = {p.name: _BITS[p.type] for p in ports if p.type in _BITS}
         self.inputs = tuple(i.name for i in self._session.get_inputs())
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -107,7 +126,7 @@ class OrtSession:
             BackendError: The run failed.
         """
         names = list(fetch) if fetch is not None else list(self.outputs)
-        known = {k: feeds[k] for k in self.inputs if k in feeds}
+        known = {k: self._given(k, feeds[k]) for k in self.inputs if k in feeds}
         try:
             values = self._session.run(names, known, _FETCHED if only_fetched else None)
         except Exception as error:
@@ -115,7 +134,20 @@ class OrtSession:
                 f"ONNX Runtime failed while running the model: {_first_line(error)}",
                 hint="check that the data have the shapes that the model expects",
             ) from error
-        return dict(zip(names, values, strict=True))
+        return {n: self._found(n, v) for n, v in zip(names, values, strict=True)}
+
+    def _given(self, name: str, array: Array) -> object:
+        """An input as ONNX Runtime takes it."""
+        if name not in self._bits or array.dtype.isbuiltin == 1:
+            return array
+        bits = np.ascontiguousarray(array).view(_UNSIGNED[array.itemsize])
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, self._bits[name])
+
+    def _found(self, name: str, value: Array) -> Array:
+        """An output with the type that the model declares."""
+        if name not in self._bits or value.dtype.kind != "u":
+            return value
+        return value.view(helper.tensor_dtype_to_np_dtype(self._bits[name]))
 
 
 def version() -> str:

@@ -76,7 +76,7 @@ def plan(
     )
     graph = work.prepare()
     proposed = work.scan(graph)
-    decided = work.decide(graph, proposed, work.calibrate(graph, proposed, data))
+    _, decided = work.decide(graph, proposed, work.calibrate(graph, proposed, data))
     if output is not None:
         products.save(decided, output)
     if format == "json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 
@@ -59,7 +60,9 @@ def _outputs(table: Table, report: Report) -> None:
     for output in report.outputs[:_LINES]:
         table.add_row(
             f"output {escape(output.output)}",
-            f"SQNR {_decibels(output.sqnr_db)}, cosine {output.cosine:.5f}" + _optimized(output),
+            f"SQNR {_decibels(output.sqnr_db)}, cosine {output.cosine:.5f}"
+            + _divergence(output)
+            + _optimized(output),
         )
     rest = report.outputs[_LINES:]
     if rest:
@@ -73,6 +76,14 @@ def _outputs(table: Table, report: Report) -> None:
 
 def _decibels(sqnr_db: float) -> str:
     return "equal" if sqnr_db >= EQUAL_DB else f"{sqnr_db:.1f} dB"
+
+
+def _divergence(output: OutputError) -> str:
+    nats = output.divergence
+    if nats is None:
+        return ""
+    times = f" (perplexity x {math.exp(nats):.3f})" if nats < 1 else ""
+    return f", KL {nats:.4f} nats{times}"
 
 
 def _optimized(output: OutputError) -> str:

@@ -18,7 +18,7 @@ refused, convolutions are judged by the roofline alone (:mod:`qcompiler.engine.b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from qcompiler.engine import gpus
@@ -42,8 +42,8 @@ ROUNDS = 3
 MOST_BYTES = 1 << 30
 """Weights beyond which a model is not compiled for trial."""
 
-WORTH = 0.01
-"""Share of the time that quantizing must save: less is not worth a rounding."""
+WORTH = 0.02
+"""Share of the time that quantizing must save: less is not worth a rounding, nor sure."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def weighed(
     shapes: Shapes,
     card: str | None,
     journal: Journal,
+    leave: Mapping[str, str] | None = None,
 ) -> Points:
     """Points of a target that weighs, less what does not pay; the points themselves of any other.
 
@@ -81,6 +82,7 @@ def weighed(
         shapes: What the user said about dynamic inputs.
         card: Name of the card that times are estimated for; None for one of the target's.
         journal: Told the stage, and why no compiler was asked.
+        leave: Nodes that ``scan`` was told to leave in float, and why.
 
     Raises:
         UsageError: The card is unknown, or none of the target's.
@@ -96,13 +98,13 @@ def weighed(
     with journal.stage("weigh"):
         try:
             update = journal.progress.update
-            return weigh(graph, points, recipe, target, question, update)
+            return weigh(graph, points, recipe, target, question, update, leave)
         except (BackendError, InputError, UnsupportedError) as error:
             journal.warn(
                 f"{_low(recipe)} was weighed against {_words(recipe)} by the roofline of each "
                 f"convolution alone, without the compiler: {error.message}"
             )
-        return _by_hand(graph, points, recipe, target, question)
+        return _by_hand(graph, points, recipe, target, question, leave)
 
 
 def weigh(
@@ -112,6 +114,7 @@ def weigh(
     target: Target,
     question: Question,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    leave: Mapping[str, str] | None = None,
 ) -> Points:
     """Leave in float what is not faster quantized, by trial engines.
 
@@ -122,6 +125,7 @@ def weigh(
         target: The target that was scanned for.
         question: Whom to ask.
         progress: Called with trials done and at most to do.
+        leave: Nodes that ``scan`` was told to leave in float, and why.
 
     Returns:
         Points that quantize the fastest set of nodes that was seen; maybe none.
@@ -139,9 +143,9 @@ def weigh(
     none = work.run(scan(graph, recipe, target, dict.fromkeys(nodes, "trial")))
     progress(1, ROUNDS + 1)
     seen: list[Trial] = []
-    left: dict[str, str] = {}
+    left = dict(leave or {})
     for number in range(ROUNDS):
-        proposed = scan(graph, recipe, target, left) if left else points
+        proposed = scan(graph, recipe, target, left) if number else points
         tried = quantized(proposed)
         if not tried:
             break
@@ -159,7 +163,7 @@ def weigh(
         f"{best.seconds * 1e6:.1f} us against {none.seconds * 1e6:.1f} us "
         f"{_estimate(none, question.gpu)}"
     )
-    return scan(graph, recipe, target, dict.fromkeys(nodes, why))
+    return scan(graph, recipe, target, dict.fromkeys(nodes, why) | dict(leave or {}))
 
 
 def quantized(points: Points) -> frozenset[str]:
@@ -194,7 +198,12 @@ def _estimate(trial: Trial, gpu: Gpu) -> str:
 
 
 def _by_hand(
-    graph: Graph, points: Points, recipe: Recipe, target: Target, question: Question
+    graph: Graph,
+    points: Points,
+    recipe: Recipe,
+    target: Target,
+    question: Question,
+    leave: Mapping[str, str] | None,
 ) -> Points:
     try:
         at = fixed(graph, question.shapes)
@@ -210,4 +219,6 @@ def _by_hand(
         f"slower than {_words(recipe)} on this target: more traffic than arithmetic "
         f"(roofline, {question.gpu.name}; nothing was compiled)"
     )
-    return scan(graph, recipe, target, dict.fromkeys(losers, why)) if losers else points
+    if not losers:
+        return points
+    return scan(graph, recipe, target, dict.fromkeys(losers, why) | dict(leave or {}))

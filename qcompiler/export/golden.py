@@ -124,8 +124,8 @@ def measure(
     counted = {n for outputs in golden for n, v in outputs.items() if not _has_size(v)}
     sized = [{n: v for n, v in outputs.items() if n not in counted} for outputs in golden]
     found: dict[str, tuple[str, float]] = {}
-    for name, (sqnr, _) in compare(sized, session, samples).items():
-        found[name] = ("sqnr_db", min(max(sqnr, -EQUAL_DB), EQUAL_DB))
+    for name, distance in compare(sized, session, samples).items():
+        found[name] = ("sqnr_db", min(max(distance.sqnr_db, -EQUAL_DB), EQUAL_DB))
     if counted:
         again = outputs_of(session, samples)
         for name in sorted(counted):

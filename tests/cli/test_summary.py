@@ -64,6 +64,13 @@ def test_what_was_not_measured_is_said() -> None:
     assert "optimized" not in _text(outputs=unoptimized, warnings=())
 
 
+def test_of_logits_the_divergence_is_shown() -> None:
+    text = _text(outputs=(OutputError("y", 23.0, 0.99, None, 0.03),))
+    assert "cosine 0.99000, KL 0.0300 nats (perplexity x 1.030)" in text
+    text = _text(outputs=(OutputError("y", -999.0, 0.0, None, 999.0),))
+    assert "perplexity" not in text
+
+
 def test_names_in_brackets_are_names() -> None:
     assert "output [b]y[/b]  " in _text(outputs=(OutputError("[b]y[/b]", 40.0, 0.999),))
     assert "[red]: no" in _text(skipped={"[red]": "no"})

@@ -33,7 +33,12 @@ from qcompiler.spec import QParams, Spec
 from tests.hand_made import model
 
 TOKENS, K, N = 1024, 512, 512
-TARGETS = {"fp8": "tensorrt", "fp8-rowwise": "onnxruntime", "fp8-block": "onnxruntime"}
+TARGETS = {
+    "fp8": "tensorrt",
+    "fp8-rowwise": "onnxruntime",
+    "fp8-block": "onnxruntime",
+    "fp8-block+fp16": "onnxruntime",
+}
 E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 # What each recipe does, for the numerics alone.
 ROWS, CHANNELS = Spec("fp8_e4m3", PerBlock(-1, K)), Spec("fp8_e4m3", PerAxis(1))
@@ -95,7 +100,13 @@ def error(found: F32, expected: F32) -> float:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "listed"), [("fp8", 0.0376), ("fp8-rowwise", 0.0319), ("fp8-block", 0.0281)]
+    ("recipe", "listed"),
+    [
+        ("fp8", 0.0376),
+        ("fp8-rowwise", 0.0319),
+        ("fp8-block", 0.0281),
+        ("fp8-block+fp16", 0.0281),
+    ],
 )
 def test_the_error_is_that_of_the_form(recipe: str, listed: float) -> None:
     calibration, test, weight = layer()

@@ -60,6 +60,7 @@ LAYERS = (
         "scan",
         "residual",
         "decide",
+        "divergence",
         "report",
         "lint",
         "prepare",
@@ -72,6 +73,7 @@ LAYERS = (
     {"engine"},
     {"migrate", "export"},
     {"options", "result"},
+    {"judge"},
     {"driver"},
     {"cli", "__main__"},
 )
