@@ -20,12 +20,12 @@ from qcompiler import __version__, roles, run_time, targets
 from qcompiler import recipe as recipes
 from qcompiler.apply import apply
 from qcompiler.backends import onnxruntime as ort
+from qcompiler.budget import limit, spared
 from qcompiler.calibrate import Example, Split, Statistics, collect
 from qcompiler.data.dataset import Dataset
 from qcompiler.data.open import open_data
 from qcompiler.data.synthetic import WARNING, synthetic
 from qcompiler.decide import decide
-from qcompiler.divergence import spared
 from qcompiler.engine.weigh import weighed
 from qcompiler.errors import UsageError
 from qcompiler.evaluate import Evaluation
@@ -216,7 +216,7 @@ class Compilation:
         """Choose every scale, and what stays in float32.
 
         Returns:
-            The points, less what costs a language model too much, and the plan.
+            The points, less what costs the model too much, and the plan.
         """
         self.data_source = statistics.source
         plan = self._decide(graph, points, statistics)
@@ -235,11 +235,11 @@ class Compilation:
             return decide(graph, points, statistics, self.recipe, progress=update)
 
     def _beyond_budget(self, graph: Graph, points: Points, plan: QuantPlan) -> dict[str, str]:
-        """Node -> why it is left in float: a language model would lose too much."""
-        logits = roles.logits(graph)
+        """Node -> why it is left in float: the model would lose too much."""
+        allowed = limit(graph, self.recipe)
         asked = not (self.options.force or self.options.points)
         dynamic = any(d.storage.dynamic for d in plan.activations)
-        if not asked or not logits or dynamic or self.example is None or graph.is_large:
+        if not asked or allowed is None or dynamic or self.example is None or graph.is_large:
             return {}
         with self.journal.stage("spare"):
             return spared(
@@ -247,8 +247,7 @@ class Compilation:
                 plan,
                 points.needs,
                 [self.example, *self.held_out],
-                logits,
-                self.recipe.budget,
+                allowed,
                 custom_ops=self.options.custom_ops,
                 progress=self.options.progress.update,
             )

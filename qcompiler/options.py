@@ -22,8 +22,7 @@ class Options:
         images: How a folder of images becomes inputs.
         custom_ops: Libraries with custom operators for ONNX Runtime.
         seed: Of the synthetic data.
-        force: Quantize what can be, whether it pays on the target or not, and whatever it costs a
-            language model.
+        force: Quantize what can be, whether it pays on the target or not, and whatever it costs.
         io: Element type of the float inputs and outputs of the result: ``keep``, ``float16`` or
             ``float32``; None for what the recipe says.
         shapes: Of dynamic inputs, where engines are compared.

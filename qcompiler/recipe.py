@@ -63,6 +63,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         budget: The largest divergence, in nats a token, that quantizing may cost a language model:
             0.01 is one percent of perplexity. What costs most for its work stays in float; ``inf``
             lets everything pass.
+        noise: The same of other models: the largest noise power over signal power of an output;
+            0.05 is 13 dB.
         range: How activation ranges are chosen.
         search_weights: Whether weight scales are searched or taken from the largest value.
         rule: Exceptions, the first that matches wins.
@@ -76,6 +78,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     io: Io = "keep"
     heads: bool = False
     budget: float = 0.01
+    noise: float = 0.05
     range: str = "auto"
     search_weights: bool = True
     rule: tuple[Rule, ...] = ()
@@ -83,8 +86,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.scales != "tensor" and self.format != "fp8_e4m3":
             raise ValueError(f'scales = "{self.scales}" needs format = "fp8_e4m3"')
-        if not self.budget > 0:
-            raise ValueError("budget must be a positive number of nats a token, or inf")
+        if not (self.budget > 0 and self.noise > 0):
+            raise ValueError("budget and noise must be positive numbers, or inf")
 
     @property
     def rows(self) -> str:

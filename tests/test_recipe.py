@@ -56,8 +56,8 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, told: str) -
     with pytest.raises(InputError, match=f"not a valid recipe: .*{told}") as caught:
         recipes.find(name)
     assert caught.value.where == name
-    keys = "name, quantize, format, scales, base, io, heads, range, search_weights, rule"
-    assert keys in caught.value.hint
+    keys = "name, quantize, format, scales, base, io, heads, budget, noise, range, "
+    assert f"{keys}search_weights, rule" in caught.value.hint
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
