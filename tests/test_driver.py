@@ -157,7 +157,16 @@ def test_real_data_are_not_called_synthetic() -> None:
     result = driver.compile(build.load("mlp"), data=data, options=Options(progress=recorded))
     assert _warned(result, recorded) == (False,) * 4
     assert recorded.warnings == []
-    assert recorded.stages == ["prepare", "scan", "calibrate", "decide", "round", "apply", "verify"]
+    assert recorded.stages == [
+        "prepare",
+        "scan",
+        "calibrate",
+        "decide",
+        "spare",
+        "round",
+        "apply",
+        "verify",
+    ]
 
 
 def test_a_glob_that_matches_nothing_is_the_callers_error() -> None:
