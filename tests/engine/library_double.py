@@ -23,7 +23,7 @@ API = Path(__file__).parents[1] / "backends" / "tensorrt_api.json"
 FACTS: dict[str, dict[str, list[str]]] = json.loads(API.read_text())
 
 _SOURCE = '''
-import array, ctypes, json, os, pathlib, signal, sys, time
+import array, ctypes, json, os, pathlib, signal, sys, threading, time
 
 API = {api!r}
 MODE = {mode!r}
@@ -34,7 +34,8 @@ def record(**call):
         stream.write(json.dumps(call) + chr(10))
 
 def die():
-    os.kill(os.getpid(), signal.SIGSEGV)
+    # A signal for the process may go to another thread while this one goes on.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSEGV)
 
 def text(name):
     return (HERE / name).read_text()
