@@ -32,7 +32,7 @@ TargetName = Annotated[
 ]
 Force = Annotated[
     bool,
-    Parameter(negative="", help="Quantize what can be, even where that is slower or costs too much."),
+    Parameter(negative="", help="Quantize what can be, even if it is slower or costs too much."),
 ]
 IoDtype = Annotated[
     Literal["keep", "float16", "float32"] | None,
