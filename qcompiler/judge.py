@@ -12,7 +12,7 @@ from onnx import ModelProto
 from qcompiler.backends import onnxruntime as ort
 from qcompiler.compare import Distance, compare, outputs_of
 from qcompiler.data.spec import InputSpec
-from qcompiler.errors import UnsupportedError
+from qcompiler.errors import BackendError, UnsupportedError
 from qcompiler.evaluate import Evaluation
 from qcompiler.graph import Graph
 from qcompiler.options import Options
@@ -75,7 +75,7 @@ class Judge:
                     with ort.OrtSession(model, level="all", custom_ops=custom) as session:
                         feeds = fed(model, self.held_out)
                         optimized = compare(expected, session, feeds, update)
-            except UnsupportedError as error:
+            except (BackendError, UnsupportedError) as error:
                 self.journal.warn(f"with its graph optimizations on, {error.message}")
         found = tuple(OutputError.of(n, pair, optimized.get(n)) for n, pair in plain.items())
         broken = [o for o in found if o.breaks_when_optimized]

@@ -252,3 +252,18 @@ def test_an_island_costs_no_kernel(tmp_path: Path) -> None:
         listing = verdict.log[verdict.log.index("Layers:") :]
         kernels.append(listing.count("LayerType:"))
     assert kernels[0] == kernels[1] > 0
+
+
+def test_what_onnxruntime_has_no_16_bit_kernel_for_is_written_with_a_warning() -> None:
+    """TensorRT has one; the figures are those of the simulation in float32."""
+    text = """g (float[4] x, float[2] u) => (float[4] y) <int64[2,1] at = {1, 3}> {
+      h = Neg (x)
+      s = ScatterND <reduction = "add"> (h, at, u)
+      y = Neg (s)
+    }"""
+    data = {"x": normal("x", (16, 4)), "u": normal("u", (16, 2))}
+    report = driver.compile(model(text), data=data, recipe="fp16", target="tensorrt").report
+    assert any("MLFloat16 data type is not supported" in w for w in report.warnings)
+    (output,) = report.outputs
+    assert output.sqnr_db > 50
+    assert output.sqnr_db_optimized is None
