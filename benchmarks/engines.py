@@ -28,7 +28,6 @@ takes about an hour on two cores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -42,7 +41,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.process import ROOT, Run, run
+from benchmarks.options import parsed, parser
+from benchmarks.process import Run, run
 from benchmarks.zoo import entries
 from qcompiler.engine.shapes import write
 from qcompiler.load import load
@@ -357,22 +357,10 @@ def _cells(kernels: int | None, mb: float | None, low: float | None, us: float |
 
 def main() -> None:
     """Parse the command line, measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--zoo", type=Path, default=ROOT.parent / "shared" / "zoo", help="zoo folder"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="part of a name"
-    )
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--jobs", type=int, default=1, help="models at the same time")
-    options = parser.parse_args()
-    if not options.zoo.is_dir():
-        parser.error(f"no zoo folder {options.zoo}; give one with --zoo")
-    only: list[str] = options.only
-    chosen = [c for c in cases(options.zoo.resolve()) if not only or any(n in c.name for n in only)]
+    given = parser(__doc__)
+    given.add_argument("--jobs", type=int, default=1, help="models at the same time")
+    options = parsed(given)
+    chosen = [c for c in cases(options.zoo) if options.chooses(c.name)]
     rows: list[Row] = []
     with ThreadPoolExecutor(options.jobs) as pool:
         for found in pool.map(measure, chosen):

@@ -14,7 +14,6 @@ that does not load is a row with its error. Besides the package it needs ``onnxr
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -27,7 +26,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks.process import ROOT
+from benchmarks.options import parsed, parser
 from benchmarks.zoo import entries
 from qcompiler import driver
 from qcompiler.data.open import open_data
@@ -140,24 +139,19 @@ def rows(name: str, model: Path, calib: Path, provider: str) -> Iterator[dict[st
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--zoo", type=Path, default=ROOT.parent / "shared" / "zoo")
-    parser.add_argument("--only", action="append", help="part of a name")
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--provider", default="CUDAExecutionProvider")
-    given = parser.parse_args()
-    if given.provider not in ort.get_available_providers():
-        parser.error(f"onnxruntime has no {given.provider} here; onnxruntime-gpu brings it")
+    given = parser(__doc__)
+    given.add_argument("--provider", default="CUDAExecutionProvider", help="of ONNX Runtime")
+    options = parsed(given)
+    if options.provider not in ort.get_available_providers():
+        given.error(f"onnxruntime has no {options.provider} here; onnxruntime-gpu brings it")
+    options.only = options.only or list(MODELS)
     found = []
-    wanted = given.only or MODELS
-    for entry in entries(given.zoo):
-        if not any(part in entry.name for part in wanted):
-            continue
-        for row in rows(entry.name, entry.model, entry.calib, given.provider):
+    for entry in (e for e in entries(options.zoo) if options.chooses(e.name)):
+        for row in rows(entry.name, entry.model, entry.calib, options.provider):
             print(json.dumps(row), flush=True)
             found.append(row)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ error. The sweep takes about five minutes on two cores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -30,7 +29,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.process import ROOT, run
+from benchmarks.options import parsed, parser
+from benchmarks.process import run
 from qcompiler.backends import tensorrt
 from qcompiler.errors import QCompilerError
 
@@ -308,24 +308,10 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     """Parse the command line, measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--zoo", type=Path, default=ROOT.parent / "shared" / "zoo", help="zoo folder"
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="part of a name"
-    )
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
-    parser.add_argument("--jobs", type=int, default=1, help="models at the same time")
-    options = parser.parse_args()
-    if not options.zoo.is_dir():
-        parser.error(f"no zoo folder {options.zoo}; give one with --zoo")
-    only: list[str] = options.only
-    chosen = [
-        e for e in entries(options.zoo.resolve()) if not only or any(n in e.name for n in only)
-    ]
+    given = parser(__doc__)
+    given.add_argument("--jobs", type=int, default=1, help="models at the same time")
+    options = parsed(given)
+    chosen = [e for e in entries(options.zoo) if options.chooses(e.name)]
     with ThreadPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(measure, chosen))
     show(rows)

@@ -33,6 +33,7 @@ from typing import ClassVar
 import numpy as np
 
 from qcompiler.graph import Graph, Node, Tensor, label
+from qcompiler.ops import static
 from qcompiler.pipeline import Effect, Pass
 from qcompiler.verify import DEQUANTIZE, QUANTIZE, pair_fault
 from qcompiler.weights import Array
@@ -139,7 +140,7 @@ def _quantizers(graph: Graph, node: Node) -> tuple[Node, ...]:
 
 def _move(graph: Graph, node: Node) -> _Move | None:
     data, result = node.inputs[0], node.outputs[0]
-    before, after = (_static(t) for t in (data, result))
+    before, after = (static(t.shape) for t in (data, result))
     if before is None or after is None or 0 in before:
         return None
     if not all(graph.is_constant(t) for t in node.inputs[1:] if t.name):
@@ -148,13 +149,6 @@ def _move(graph: Graph, node: Node) -> _Move | None:
         return _Move(before, after, None) if math.prod(before) == math.prod(after) else None
     perm = node.attrs.get("perm") or reversed(range(len(before)))
     return _Move(before, after, tuple(int(i) for i in perm))
-
-
-def _static(tensor: Tensor) -> tuple[int, ...] | None:
-    shape = tensor.shape
-    if shape is None or not all(isinstance(n, int) for n in shape):
-        return None
-    return tuple(int(n) for n in shape if isinstance(n, int))
 
 
 def _attrs(graph: Graph, node: Node, move: _Move) -> dict[str, int] | None:

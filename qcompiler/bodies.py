@@ -151,11 +151,9 @@ class _Layout:
 
     def bodies(self, node: NodeProto) -> list[tuple[str, GraphProto]]:
         """Attribute and body, where it is known what goes in and out."""
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("If", "Loop", "Scan"):
-            return []
         if node.op_type == "Scan" and self.opset < _SCAN_OPSET:
             return []
-        return [(a.name, g) for a in node.attribute for g in protos.graphs_of(a)]
+        return protos.control_bodies(node)
 
     def scope(self, nodes: list[NodeProto], path: str) -> None:
         """Lay out the nodes of one scope."""

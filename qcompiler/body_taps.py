@@ -35,7 +35,7 @@ def inside(graph: GraphProto) -> set[str]:
     """Names of all tensors in bodies that ``add_extremes`` can look at."""
     found: set[str] = set()
     for node in graph.node:
-        for body in _bodies(node):
+        for _, body in protos.control_bodies(node):
             found.update(protos.defined(body), inside(body))
     return found
 
@@ -66,12 +66,6 @@ def add_extremes(graph: GraphProto, wanted: Collection[str]) -> dict[str, tuple[
     return {t: (found[t, "max"], found[t, "min"]) for t, _ in found}
 
 
-def _bodies(node: NodeProto) -> list[GraphProto]:
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("If", "Loop", "Scan"):
-        return []
-    return [g for a in node.attribute for g in protos.graphs_of(a)]
-
-
 class _Builder:
     def __init__(self, wanted: frozenset[str]) -> None:
         self._wanted = wanted
@@ -82,7 +76,7 @@ class _Builder:
         found: list[_Vector] = []
         starts: list[NodeProto] = []
         for node in graph.node:
-            bodies = _bodies(node)
+            bodies = [body for _, body in protos.control_bodies(node)]
             seen = [self._body(body) for body in bodies]
             if not any(v.keys for v in seen):
                 continue

@@ -56,6 +56,13 @@ def graphs_of(attribute: AttributeProto) -> list[GraphProto]:
     return list(attribute.graphs) if attribute.type == AttributeProto.GRAPHS else []
 
 
+def control_bodies(node: NodeProto) -> list[tuple[str, GraphProto]]:
+    """Attribute and body of an ``If``, ``Loop`` or ``Scan``; nothing of any other node."""
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("If", "Loop", "Scan"):
+        return []
+    return [(a.name, g) for a in node.attribute for g in graphs_of(a)]
+
+
 def names_inside(body: GraphProto) -> Iterator[str]:
     """Every tensor name that a body defines, nested bodies included."""
     for node in body.node:

@@ -55,7 +55,7 @@ def logits(graph: Graph) -> frozenset[str]:
 def _is_head(graph: Graph, node: Node, slot: int) -> bool:
     shape = ops.constant_shape(node.inputs[slot])
     columns = shape[ops.weight_axis(node, slot, len(shape))]
-    return columns in _vocabularies(graph) and _reaches_output(graph, node)
+    return _reaches_output(graph, node) and columns in _vocabularies(graph)
 
 
 def _vocabularies(graph: Graph) -> set[int]:

@@ -22,10 +22,10 @@ from qcompiler.data.synthetic import WARNING
 from qcompiler.driver import Options, Result
 from qcompiler.errors import BackendError, InputError, UnsupportedError, UsageError
 from qcompiler.evaluate import open_evaluation
-from qcompiler.progress import Silent
 from qcompiler.recipe import Recipe
 from tests.compiled import compiled, model_bytes
 from tests.hand_made import model, normal
+from tests.recorded import Recorded
 
 MODELS = Path(build.HERE)
 RESNET = MODELS / "resnet20.onnx"
@@ -116,20 +116,6 @@ def test_a_quantized_tensor_that_is_an_output_keeps_its_name_and_value() -> None
 
 
 # ---------------------------------------------------------------------- what must be said
-
-
-class Recorded(Silent):
-    """A progress that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.warnings: list[str] = []
-
-    def begin(self, stage: str) -> None:
-        self.stages.append(stage)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def _warned(result: Result, recorded: Recorded) -> tuple[bool, bool, bool, bool]:

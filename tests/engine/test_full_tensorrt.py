@@ -16,9 +16,9 @@ from qcompiler.engine.listing import Memory
 from qcompiler.engine.options import COMPATIBILITY, FLAGS
 from qcompiler.engine.target_string import EngineTarget, parse
 from qcompiler.errors import BackendError, InputError, QCompilerError, UnsupportedError
-from qcompiler.progress import Silent
 from tests.engine import library_double
 from tests.engine.library_double import Double
+from tests.recorded import Recorded
 
 MODEL = (
     '<ir_version: 10, opset_import: ["" : 21]>\n'
@@ -26,16 +26,6 @@ MODEL = (
 )
 RELEASES = ["10.0.1", "10.8.0.43", "10.13.3.9", "10.16.1.11", "11.0.0.114", "11.4.0.106"]
 BOTH = ["10.13.3.9", "11.4.0.106"]
-
-
-class Recorder(Silent):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def install(
 @pytest.mark.parametrize("version", RELEASES)
 def test_it_is_asked_by_name(model: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     double = install(model, monkeypatch, version)
-    progress, plan = Recorder(), model.with_name("p.plan")
+    progress, plan = Recorded(), model.with_name("p.plan")
     flags = tuple(flag for flag in FLAGS if flag != "locked")
     options = BuildOptions(workspace=10**9, level=3, flags=flags, compatibility="ampere-plus")
     facts = build(model, plan, target(version), options=options, progress=progress)
@@ -104,7 +94,7 @@ def test_a_plan_without_a_listing_is_kept_with_a_warning(
     model: Path, monkeypatch: pytest.MonkeyPatch, version: str, mode: str, told: str
 ) -> None:
     install(model, monkeypatch, version, mode)
-    progress, plan = Recorder(), model.with_name("p.plan")
+    progress, plan = Recorded(), model.with_name("p.plan")
     facts = build(model, plan, target(version), progress=progress)
     assert plan.read_bytes() == b"plan"
     assert (facts.layers, facts.report.kernels) == ((), 0)

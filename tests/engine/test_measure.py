@@ -15,27 +15,13 @@ from qcompiler.engine.build import build
 from qcompiler.engine.gate import LESS_ACCURATE, MEASURED_NOT_SLOWER, MEASURED_SLOWER, Gate
 from qcompiler.engine.measure import Samples, feeds_for, present
 from qcompiler.engine.target_string import parse
-from qcompiler.progress import Silent
 from tests.engine import gpu
 from tests.engine.library_double import Double, install, plan
 from tests.hand_made import model
+from tests.recorded import Recorded
 
 SM89 = parse("tensorrt-rtx:sm89")
 SHAPE = (4, 4)  # of the default profile: the double's input has a free batch
-
-
-class Notes(Silent):
-    """Stages and warnings."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.warnings: list[str] = []
-
-    def begin(self, stage: str) -> None:
-        self.stages.append(stage)
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 @pytest.fixture
@@ -53,12 +39,12 @@ def double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Double:
 
 def _gated(
     double: Double, source: Path, ours: bytes, fp16: bytes, **said: Any
-) -> tuple[Gate, Notes]:
+) -> tuple[Gate, Recorded]:
     double.builds("m", ours)
     double.builds("source", fp16)
     compiled, built = source.with_name("m.onnx"), source.with_name("m.plan")
     compiled.write_bytes(source.read_bytes())
-    notes = Notes()
+    notes = Recorded()
     facts = build(compiled, built, SM89)
     facts = baseline.gated(
         facts, built, compiled, source, SM89, gpu=gpus.find("RTX 4090"), progress=notes, **said
@@ -161,7 +147,7 @@ def test_samples_are_taken_at_the_shapes_that_are_compared(tmp_path: Path) -> No
     onnx.save(model("g (float[N,4] x) => (float[N,4] y) { y = Relu (x) }"), path)
     data = np.arange(20, dtype=np.float32).reshape(5, 4)
     np.savez(tmp_path / "data.npz", x=data)
-    notes = Notes()
+    notes = Recorded()
     feeds, given = feeds_for(path, {"x": (3, 4)}, Samples(tmp_path / "data.npz"), notes)
     assert given
     np.testing.assert_array_equal(feeds["x"], data[:3])

@@ -20,23 +20,15 @@ from qcompiler.engine.probe_networks import network
 from qcompiler.engine.probe_verdict import skip_precision
 from qcompiler.errors import BackendError, UsageError
 from qcompiler.load import load
-from qcompiler.progress import Silent
 from qcompiler.scan import scan
 from qcompiler.targets.base import LAYERS, Capability
 from qcompiler.targets.file import Row, TargetFile
 from tests.engine import gpu
 from tests.engine.library_double import install
 from tests.hand_made import INT8
+from tests.recorded import Recorded
 
 RTX = targets.find("tensorrt-rtx:sm89")
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
 
 
 def _table(found: TargetFile) -> dict[tuple[str, str, str], str]:
@@ -257,7 +249,7 @@ def test_full_tensorrt_is_probed_on_its_gpu(
     """The double tells its inspector nothing about these networks: no row can be told, and why."""
     gpu.put(tmp_path, monkeypatch, 90)
     install(tmp_path / "double", monkeypatch, version="11.4.0.106")
-    notes = Notes()
+    notes = Recorded()
     found = probe("tensorrt", "Add", notes)
     assert (found.target, found.card) == ("tensorrt:sm90", "NVIDIA Stub")
     assert found.rows == ()
